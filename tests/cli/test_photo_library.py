@@ -10,7 +10,10 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
+from captioner import files
+from captioner.errors import CaptionerError
 from captioner.metadata import texts_of
+from tests.disks import small_disk
 
 
 @pytest.fixture
@@ -103,3 +106,58 @@ def test_options_that_need_another_one(caption, photos: Path) -> None:
     ):
         result = caption(photos, *option)
         assert result.code == 2 and f"give {other} too" in result.err.replace("\n", " ")
+
+
+def test_a_full_disk_harms_no_photo_and_the_next_run_finishes(caption, images: Path, tmp_path: Path) -> None:
+    with small_disk(tmp_path / "disk", "1m") as place:
+        photos = place / "photos"
+        photos.mkdir()
+        for number in range(6):
+            shutil.copy(images / "red.jpg", photos / f"{number}.jpg")
+        pixels = Image.open(images / "red.jpg").tobytes()
+        filler = place / "filler"
+        with open(filler, "wb", buffering=0) as file, pytest.raises(OSError, match="No space"):
+            while True:
+                file.write(bytes(4096))
+        result = caption(photos, "--embed", "--sidecar", "xmp", "-o", tmp_path / "rows.jsonl")
+        assert result.code == 1 and result.err.count("the disk is full") == 6
+        assert all(Image.open(path).tobytes() == pixels for path in photos.glob("*.jpg"))
+        assert {path.suffix for path in photos.iterdir()} == {".jpg"}, "nothing is left half-written"
+        filler.unlink()
+        again = caption(photos, "--embed", "--sidecar", "xmp", "-o", tmp_path / "rows.jsonl")
+        assert again.code == 0 and "6 captioned (6 failed before)" in again.err
+        assert all(texts_of(path) and Image.open(path).tobytes() == pixels for path in photos.glob("*.jpg"))
+
+
+def test_a_second_run_at_once_is_refused_and_harms_nothing(caption, photos: Path) -> None:
+    caption(photos, "--embed")
+    before = {path.name: path.read_bytes() for path in photos.iterdir()}
+    with files.only_writer(photos / ".captioner.jsonl", error=CaptionerError):
+        refused = caption(photos, "--embed", "--overwrite")
+        assert refused.code == 1 and "another process writes it" in refused.err
+        elsewhere = caption(photos, "--embed", "-o", photos.parent / "mine.jsonl")
+        assert elsewhere.code == 0 and "3 captioned" in elsewhere.err
+    assert {path.name: path.read_bytes() for path in photos.iterdir()} == before
+
+
+def test_a_photo_that_changes_while_it_is_captioned_is_left_alone(
+    caption, photos: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from captioner.collection import captioned as module
+
+    original = module.captioned
+    other = (photos / "blue.jpg").read_bytes()
+
+    def changing(*arguments, **more):
+        for item, result in original(*arguments, **more):
+            if item.name.endswith("red.jpg"):
+                (photos / "red.jpg").write_bytes(other)
+            yield item, result
+
+    monkeypatch.setattr(module, "captioned", changing)
+    result = caption(photos, "--embed")
+    assert result.code == 1 and f"{photos / 'red.jpg'}: another program has changed it" in result.err
+    assert (photos / "red.jpg").read_bytes() == other and texts_of(photos / "green.png")
+    monkeypatch.undo()
+    again = caption(photos, "--embed")
+    assert again.code == 0 and "1 captioned, 2 captioned before (1 failed before)" in again.err
