@@ -41,7 +41,7 @@ METRICS = ("BLEU", "chrF")
 
 def draw(drawn: Image.Image, path: Path) -> None:
     """Save a figure and print its size."""
-    size = small_png.save_png(drawn, path, colours=256, largest=LARGEST)
+    size = small_png.save_png(drawn, path, largest=LARGEST)
     print(f"{path.relative_to(ROOT)}: {size:,} bytes")
 
 
@@ -94,7 +94,7 @@ def main() -> None:
         record = scores.measure(arguments.data, arguments.output, rounds=arguments.rounds)
         scores.keep(record)
         cards.write_cards()
-    draw(figure(Captioner.from_pretrained()(IMAGE), width=900).image(), HEATMAP)
+    draw(figure(Captioner.from_pretrained()(IMAGE), width=960).image(), HEATMAP)
     draw(Alignment(Translator.for_language("de")(SENTENCE)).sheet().image(), ALIGNMENT)
     files.write_text(README, cards.put_between(README.read_text(encoding="utf-8"), "scores", table("scores")))
 

@@ -9,21 +9,16 @@ from typing import TYPE_CHECKING
 from PIL import Image
 
 from captioner import files
+from captioner.figures.drawing import rounded
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 
 def save_png(image: Image.Image | Figure, path: Path, *, colours: int = 64, largest: int | None = None) -> int:
-    """Save an image or a plot with a palette, at half the size or less; return its bytes.
-
-    Images get error diffusion, plots do not.
-    """
+    """Save an image with rounded colours, or a plot with a palette, to make it smaller; return its bytes."""
     out = io.BytesIO()
-    if isinstance(image, Image.Image):
-        reduced = image.quantize(palette=image.quantize(colours), dither=Image.Dither.FLOYDSTEINBERG)
-    else:
-        reduced = _drawn(image).quantize(colours)
+    reduced = rounded(image) if isinstance(image, Image.Image) else _drawn(image).quantize(colours)
     reduced.save(out, "PNG", optimize=True)
     size = len(out.getvalue())
     if largest is not None and size > largest:

@@ -38,7 +38,12 @@ def frames(caption: Caption, image: Image.Image, style: Style) -> Iterator[tuple
 
     def frame(word: int | None) -> Image.Image:
         sheet = Sheet(size)
-        sheet.place(np.asarray(drawn) if word is None else overlay(base, maps.share(word), colours), *at)
+        sheet.place(
+            np.asarray(drawn)
+            if word is None
+            else overlay(base, maps.share(word), colours, regions=heat.boxes is not None),
+            *at,
+        )
         if word is not None:
             mark_regions(sheet, heat, word, at, drawn.size, text * 0.8)
         mark_seen(sheet, caption.seen, at, drawn.size)

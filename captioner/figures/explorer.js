@@ -3,7 +3,7 @@
 const within = (value, low, high) => Math.min(high, Math.max(low, value));
 
 function explore(root, data) {
-  const { words, heat, weightAt, cellAt, levels, palette } = mapsOf(data);
+  const { words, heat, share, weightAt, cellAt, levels, palette } = mapsOf(data);
   const find = (kind) => root.querySelector(`.${kind}`);
   const stage = find("stage"), map = find("map"), marks = find("marks"), statusLine = find("status");
   const play = find("play"), strength = find("strength");
@@ -86,6 +86,7 @@ function explore(root, data) {
     const side = `${x0 + x1 > 1 ? "right" : ""} ${y0 > 0.85 ? "above" : ""}`;
     if (weight !== undefined) element.append(make("b", side, make("span", "", label), percent(weight)));
     marks.append(element);
+    return element;
   }
 
   function render() {
@@ -93,7 +94,7 @@ function explore(root, data) {
     stage.classList.toggle("on", word !== null);
     stage.style.setProperty("--tone", String(Math.min(1, power)));
     if (word !== null) {
-      paint(map, levels(word, map.width, map.height), palette(power));
+      paint(map, levels(word, map.width, map.height), palette(power * (words[word].view.boxes ? data.regions : 1)));
       last = word;
     }
     marks.replaceChildren();
@@ -107,7 +108,9 @@ function explore(root, data) {
       const order = [...weights.keys()].sort((a, b) => weights[b] - weights[a]).slice(0, 4);
       const strongest = order.filter((n) => weights[n] > 0 && 3 * weights[n] >= peak);
       const label = (n) => (view.labels ? view.labels[n] : "");
-      strongest.forEach((n, place) => mark(view.boxes[n], "region", label(n), place ? undefined : peak));
+      strongest.forEach((n, place) => {
+        mark(view.boxes[n], "region", label(n), place ? undefined : peak).style.opacity = String(weights[n] / peak);
+      });
     }
     if (point) {
       const cell = view && cellAt(view, ...point), [wide, high] = cellSize(view, 0.02);
@@ -116,9 +119,9 @@ function explore(root, data) {
         : [point[0] - wide / 2, point[1] - high / 2];
       mark([left, top, left + wide, top + high], "here");
     }
-    words.forEach(({ button, number, peak, top }, t) => {
-      const share = point ? Math.min(1, heat(t, [point[0]], [point[1]])[0] / top) : 0;
-      button.style.setProperty("--heat", share.toFixed(3));
+    words.forEach(({ button, number, peak }, t) => {
+      const lit = point ? share(t, heat(t, [point[0]], [point[1]])[0]) : 0;
+      button.style.setProperty("--heat", lit.toFixed(3));
       button.classList.toggle("lit", point !== null);
       button.classList.toggle("shown", t === word);
       button.setAttribute("aria-pressed", String(t === now.held));

@@ -18,7 +18,8 @@ The script reads JSON:
 
 - ``views``, each with ``places`` (N regions or cells), ``seen``, and ``grid`` or ``boxes`` (relative to the whole
   image) with their ``labels`` or null;
-- ``size`` of the image in the page, ``colours`` (base64 of 256 x RGBA), and some settings.
+- ``size`` of the image in the page, ``colours`` (base64 of 256 x RGBA), and some settings; ``regions`` is the opacity
+  of a region's colours, times that of a cell's.
 
 ``maps.js`` decodes the numbers and computes maps, ``explorer.js`` shows them in ``explorer.html``. ``page.html`` is a
 page with one explorer; the page of :mod:`captioner.web` has any number.
@@ -37,7 +38,7 @@ from captioner.caption import Array, Caption
 from captioner.figures.document import assemble, base64_text, clean, escaped
 from captioner.figures.drawing import encoded
 from captioner.figures.heat import Heat
-from captioner.figures.paint import fit, palette
+from captioner.figures.paint import REGION_OPACITY, fit, palette
 from captioner.figures.style import Style
 
 HINT = "Point at a word to see where it looked, or at the image to see which words looked there."
@@ -100,6 +101,7 @@ def numbers(caption: Caption, size: tuple[int, int], style: Style) -> dict[str, 
         "views": views,
         "colours": _base64(np.rint(palette(style) * 255).astype(np.uint8)),
         "smoothing": style.smoothing,
+        "regions": REGION_OPACITY,
         "size": size,
         "milliseconds": round(1000 * style.seconds),
         "hint": HINT,

@@ -4,7 +4,10 @@ The weights of a grid, such as 14x14, are interpolated over the image by a Gauss
 mean of all attention weights, with coefficients ``exp(-d^2 / (2 s^2))``, where ``d`` is the distance in cells from the
 point to the centre of the weight's cell and ``s`` is :attr:`Style.smoothing`. The map therefore lies between zero and
 the largest weight, uniform attention stays uniform, and smoothing 0 draws plain cells. The weights of regions are not
-smoothed: the map at a point is the sum of the weights of all boxes that contain it.
+smoothed: the map at a point is the largest weight of the boxes that contain it, as the sum would be highest where many
+boxes overlap that nothing looked at.
+
+Only attention above even, 1 / N, is coloured. Even attention is a large share of the maximum and would veil the image.
 
 Letters in shapes: T words, N regions or cells, H and W height and width in pixels of the image as drawn.
 """
@@ -60,6 +63,7 @@ class Heat:
 
     Attributes:
         weights: (T, N) float64.
+        even: the weight of each region or cell if attention were even.
         boxes: (N, 4), relative to the whole image; ``None`` for the cells of a grid.
 
     Raises:
@@ -69,6 +73,7 @@ class Heat:
     def __init__(self, caption: Caption, style: Style) -> None:
         self.weights: Array = require_attention(caption).astype(np.float64)
         self.grid, self.seen, self.style, self.labels = caption.grid, caption.seen, style, caption.labels
+        self.even = 1 / self.weights.shape[1]
         self.boxes: Array | None = None
         if caption.grid is None and caption.boxes is not None:
             x0, y0, x1, y1 = caption.seen
@@ -85,12 +90,17 @@ class Heat:
         The lower bound keeps nearly uniform attention pale.
         """
         highest = self._highest[word] if self.style.scale == "word" else max(self._highest)
-        return max(highest, min(1.0, 4 / self.weights.shape[1]))
+        return max(highest, min(1.0, 4 * self.even))
+
+    def share(self, word: int, weights: Array) -> Array:
+        """Return how strongly weights of a word are coloured, 0..1: 0 up to even attention, 1 is the last colour."""
+        # Above even attention there is nothing if there is a single region.
+        return np.clip((weights - self.even) / max(self.top(word) - self.even, 1e-9), 0, 1)
 
     def _height(self, weights: Array) -> float:
-        """Return a map's maximum, sampled at 4x4 points per cell, or for regions at 200x200 points over the image."""
+        """Return a map's maximum; that of a grid is sampled at 4x4 points per cell."""
         if self.boxes is not None:
-            return float(_cover(self.boxes, weights, (200, 200)).max())
+            return float(weights.max(initial=0))
         assert self.grid is not None
         down, across = (_spread(4 * cells, cells, (0, 1), self.style.smoothing) for cells in self.grid)
         return float((down @ weights.reshape(self.grid) @ across.T).max())
@@ -131,13 +141,13 @@ class _Maps:
         """Return a word's map (H, W) of weights."""
         weights = self.heat.weights[word]
         if self.heat.boxes is not None:
-            return _cover(self.heat.boxes, weights, self.size)
+            return _largest(self.heat.boxes, weights, self.size)
         out: Array = self._down @ weights.reshape(self._down.shape[1], -1) @ self._across.T
         return out
 
     def share(self, word: int) -> Array:
-        """Return a word's map (H, W) in 0..1, where 1 is drawn in the last colour."""
-        return np.clip(self(word) / self.heat.top(word), 0, 1)
+        """Return how strongly a word's map (H, W) is coloured; see :meth:`Heat.share`."""
+        return self.heat.share(word, self(word))
 
 
 def _spread(pixels: int, cells: int, seen: tuple[float, float], smoothing: float) -> Array:
@@ -156,16 +166,13 @@ def _spread(pixels: int, cells: int, seen: tuple[float, float], smoothing: float
     return out / out.sum(1, keepdims=True) * inside[:, None]
 
 
-def _cover(boxes: Array, weights: Array, size: tuple[int, int]) -> Array:
-    """Return the sum of the weights of the boxes that contain each pixel, (H, W), for a (width, height).
-
-    Each box marks its corners, and cumulative sums along both axes fill it.
-    """
+def _largest(boxes: Array, weights: Array, size: tuple[int, int]) -> Array:
+    """Return the largest weight of the boxes that contain each pixel, (H, W), for a (width, height)."""
     width, height = size
-    out = np.zeros((height + 1, width + 1))
+    out = np.zeros((height, width))
     edges = np.rint(np.clip(boxes, 0, 1) * [width, height, width, height]).astype(int)
     x0, y0 = np.minimum(edges[:, 0], width - 1), np.minimum(edges[:, 1], height - 1)
     x1, y1 = np.maximum(edges[:, 2], x0 + 1), np.maximum(edges[:, 3], y0 + 1)  # no box is thinner than a pixel
-    for y, x, sign in ((y0, x0, 1), (y1, x1, 1), (y0, x1, -1), (y1, x0, -1)):
-        np.add.at(out, (y, x), sign * weights)
-    return np.maximum(out.cumsum(0).cumsum(1)[:height, :width], 0)
+    for n in np.argsort(weights, kind="stable"):  # a larger one covers the others
+        out[y0[n] : y1[n], x0[n] : x1[n]] = weights[n]
+    return out

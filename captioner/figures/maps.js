@@ -17,6 +17,7 @@ function mapsOf(data) {
       view: data.views[view],
       peak: peaks[t],
       top: tops[t],
+      even: 1 / places,
       weights: Float64Array.from({ length: places }, (_, n) => weight(t, n)),
     }));
   });
@@ -56,7 +57,9 @@ function mapsOf(data) {
       view.boxes.forEach(([x0, y0, x1, y1], n) => {
         if (w[n] === 0) return;
         ys.forEach((v, y) => {
-          if (v >= y0 && v <= y1) xs.forEach((u, x) => { if (u >= x0 && u <= x1) out[y * xs.length + x] += w[n]; });
+          if (v < y0 || v > y1) return;
+          const row = y * xs.length;
+          xs.forEach((u, x) => { if (u >= x0 && u <= x1) out[row + x] = Math.max(out[row + x], w[n]); });
         });
       });
     }
@@ -78,12 +81,18 @@ function mapsOf(data) {
     return [Math.min(rows - 1, Math.floor(v * rows)), Math.min(columns - 1, Math.floor(u * columns))];
   }
 
+  // How strongly a weight is coloured, 0..1: 0 up to even attention, 1 is the last colour, as in captioner/figures/heat.py.
+  function share(word, weight) {
+    const { top, even } = words[word];
+    return Math.min(1, Math.max(0, (weight - even) / Math.max(top - even, 1e-9)));
+  }
+
   // A word's map as colour indices, 0..255, one per canvas pixel. They are cached; the strength affects only colours.
   const cache = new Map();
   function levels(word, width, height) {
     if (!cache.has(word)) {
       const centres = (count) => Array.from({ length: count }, (_, i) => (i + 0.5) / count);
-      const top = words[word].top, level = (value) => Math.round(255 * Math.min(1, value / top));
+      const level = (value) => Math.round(255 * share(word, value));
       cache.set(word, Uint8Array.from(heat(word, centres(width), centres(height)), level));
     }
     return cache.get(word);
@@ -96,7 +105,7 @@ function mapsOf(data) {
     return new Uint32Array(colours.buffer);
   }
 
-  return { words, heat, weightAt, cellAt, levels, palette };
+  return { words, heat, share, weightAt, cellAt, levels, palette };
 }
 
 // Fill a canvas with colour indices.

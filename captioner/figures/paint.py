@@ -9,6 +9,7 @@ from captioner.caption import Array
 from captioner.figures.style import Style
 
 COLOUR_STEPS = 256  # steps of a colour map
+REGION_OPACITY = 0.5  # of a region's colour, times that of a cell: a region often covers most of the image
 _GREY, _LIGHT = 0.85, 0.78  # desaturation of the image under a map, and the share of brightness that it keeps
 
 
@@ -33,19 +34,20 @@ def toned(image: Image.Image) -> Array:
     return ((1 - _GREY) * pixels + _GREY * grey[..., None]) * _LIGHT
 
 
-def overlay(base: Array, share: Array, colours: Array) -> Array:
+def overlay(base: Array, share: Array, colours: Array, *, regions: bool = False) -> Array:
     """Overlay colours on an image.
 
     Args:
         base: (H, W, 3), 0..1; see :func:`toned`.
         share: (H, W), 0..1, where 1 is drawn in the last colour.
         colours: see :func:`palette`.
+        regions: the attention is to regions, whose colours are paler.
 
     Returns:
         (H, W, 3) uint8.
     """
     colour = colours.astype(np.float32)[np.rint(share * (COLOUR_STEPS - 1)).astype(int)]
-    alpha = colour[..., 3:]
+    alpha = colour[..., 3:] * (REGION_OPACITY if regions else 1)
     return np.rint((base * (1 - alpha) + colour[..., :3] * alpha) * 255).astype(np.uint8)
 
 

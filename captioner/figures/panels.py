@@ -119,7 +119,7 @@ def sheet(caption: Caption, image: Image.Image, style: Style, note: str = "") ->
             mark_seen(page, caption.seen, at, drawn.size)
             continue
         word = number - 1
-        page.place(overlay(base, maps.share(word), colours), *at)
+        page.place(overlay(base, maps.share(word), colours, regions=heat.boxes is not None), *at)
         mark_regions(page, heat, word, at, drawn.size, small)
         mark_seen(page, caption.seen, at, drawn.size)
         peak = percent(heat.peak(word))
@@ -133,6 +133,7 @@ def sheet(caption: Caption, image: Image.Image, style: Style, note: str = "") ->
     _legend(
         page,
         style,
+        heat,
         margin,
         page.size[1] - margin,
         small,
@@ -173,15 +174,15 @@ def single(caption: Caption, image: Image.Image, style: Style, word: int, note: 
             page.text(x, margin + title * (0.8 + 1.45 * number), words[i], title, weight=weight, colour=colour)
             x += width_of(words[i], title, weight) + space
     at = (margin + (inner - drawn.width) // 2, top)
-    page.place(overlay(toned(drawn), heat.maps(drawn.size).share(word), colours), *at)
+    page.place(overlay(toned(drawn), heat.maps(drawn.size).share(word), colours, regions=heat.boxes is not None), *at)
     mark_regions(page, heat, word, at, drawn.size, small)
     mark_seen(page, caption.seen, at, drawn.size)
-    _legend(page, style, margin, page.size[1] - margin, small, f"peak {percent(heat.peak(word))}", note)
+    _legend(page, style, heat, margin, page.size[1] - margin, small, f"peak {percent(heat.peak(word))}", note)
     return page
 
 
 def mark_regions(page: Sheet, heat: Heat, word: int, at: tuple[int, int], size: tuple[int, int], text: float) -> None:
-    """Outline a word's strongest regions with widths proportional to their weights, and label the strongest.
+    """Outline a word's strongest regions with opacities proportional to their weights, and label the strongest.
 
     Args:
         page: the sheet to draw on.
@@ -194,7 +195,7 @@ def mark_regions(page: Sheet, heat: Heat, word: int, at: tuple[int, int], size: 
     regions = heat.regions(word)
     for region in reversed(regions):
         x0, y0, x1, y1 = _on(region.box, at, size)
-        page.frame((x0, y0, x1, y1), colour="#ffffff", width=text / 7 * region.weight / regions[0].weight)
+        page.frame((x0, y0, x1, y1), colour="#ffffff", width=text / 7, opacity=region.weight / regions[0].weight)
     if regions:
         x0, y0, x1, y1 = _on(regions[0].box, at, size)
         label = (
@@ -221,14 +222,14 @@ def mark_seen(page: Sheet, seen: Box, at: tuple[int, int], size: tuple[int, int]
         page.frame(_on(seen, at, size), colour="#ffffff", width=page.size[0] / 900, dashed=True)
 
 
-def _legend(page: Sheet, style: Style, left: int, bottom: int, text: float, *notes: str) -> None:
-    """Draw the colour scale on grey, like an image under a map, and explain it."""
+def _legend(page: Sheet, style: Style, heat: Heat, left: int, bottom: int, text: float, *notes: str) -> None:
+    """Draw the colour scale, from even attention up, on grey like an image under a map, and explain it."""
     width, height = round(14 * text), max(3, round(0.75 * text))
     ramp = np.repeat(np.linspace(0, 1, width)[None], height, axis=0)
     grey = np.full((height, width, 3), 0.75, dtype=np.float32)
-    x = left + round(width_of("0", text) + 0.5 * text)
-    page.place(overlay(grey, ramp, palette(style)), x, bottom - height)
-    page.text(left, bottom, "0", text, colour=PALE)
+    x = left + round(width_of("even", text) + 0.5 * text)
+    page.place(overlay(grey, ramp, palette(style), regions=heat.boxes is not None), x, bottom - height)
+    page.text(left, bottom, "even", text, colour=PALE)
     scope = "the word" if style.scale == "word" else "the caption"
     legend = "  ·  ".join((f"strongest of {scope}", *filter(None, notes)))
     after = x + width + 0.5 * text

@@ -144,7 +144,15 @@ class Sheet:
             zorder=3,
         )
 
-    def frame(self, box: tuple[float, float, float, float], *, colour: str, width: float, dashed: bool = False) -> None:
+    def frame(
+        self,
+        box: tuple[float, float, float, float],
+        *,
+        colour: str,
+        width: float,
+        dashed: bool = False,
+        opacity: float = 1.0,
+    ) -> None:
         """Outline a box (x0, y0, x1, y1) with a line of ``width`` pixels, dark-edged to show on any background."""
         x0, y0, x1, y1 = box
         for edge, extra in (("#000000", 1.5), (colour, 0.0)):
@@ -159,7 +167,7 @@ class Sheet:
                     edgecolor=edge,
                     linewidth=points,
                     linestyle=style,
-                    alpha=0.45 if extra else 1,
+                    alpha=(0.45 if extra else 1) * opacity,
                     zorder=2,
                 )
             )

@@ -27,7 +27,7 @@ class Style(Settings):
         "word",
         description="whether the last colour is each word's own strongest attention, or the strongest of the caption",
     )
-    width: int = Field(1800, ge=300, le=10_000, description="width of the sheet of panels in pixels")
+    width: int = Field(1200, ge=300, le=10_000, description="width of the sheet of panels in pixels")
     letters: float = Field(
         1.0,
         ge=0.3,

@@ -220,14 +220,18 @@ def lit(page: Any) -> list[float]:
 
 
 def test_browser_pointer(show: Any) -> None:
-    page = show(grid_caption())
+    caption = grid_caption()
+    page = show(caption)
     stage = page.locator(".stage")
     page.locator(".words button").nth(2).hover()
     assert shows_map(page) and "word2" in page.locator(".status").inner_text()
     assert opacities(page)[0] > 100
-    stage.hover(position={"x": 20, "y": 20})
+    assert caption.attention is not None
+    row, column = divmod(int(caption.attention[2].argmax()), 4)
+    box = stage.bounding_box()
+    stage.hover(position={"x": (column + 0.5) / 4 * box["width"], "y": (row + 0.5) / 3 * box["height"]})
     assert not shows_map(page)
-    assert len(lit(page)) == 4 and 0 < max(lit(page)) <= 1
+    assert len(lit(page)) == 4 and lit(page)[2] == max(lit(page)) > 0.3
     assert all("%" in text for text in page.locator(".words small").all_inner_texts())
     page.mouse.move(1, 1)
     assert page.locator(".words small").all_inner_texts() == [""] * 4

@@ -43,14 +43,34 @@ def test_a_map_is_the_gaussian_mean_of_the_cells(seen: tuple[float, float, float
 
 @pytest.mark.parametrize("seen", [(0.0, 0.0, 1.0, 1.0), CROPPED])
 @pytest.mark.parametrize("make", [grid_caption, region_caption])
-def test_without_smoothing_a_map_is_what_words_at_says(make, seen: tuple[float, float, float, float]) -> None:
+def test_without_smoothing_a_map_is_the_largest_weight_at_a_point(
+    make, seen: tuple[float, float, float, float]
+) -> None:
     caption, (width, height) = make(seen=seen), (40, 20)
-    maps = Heat(caption, Style(smoothing=0)).maps((width, height))
+    heat = Heat(caption, Style(smoothing=0))
+    maps = heat.maps((width, height))
     for px, py in ((1, 1), (9, 6), (17, 11), (21, 13), (26, 16), (39, 19)):
-        expected = caption.words_at(((px + 0.5) / width, (py + 0.5) / height))
-        assert [maps(word)[py, px] for word in range(len(expected))] == pytest.approx(
-            [weight for _, weight in expected], abs=1e-6
-        )
+        x, y = (px + 0.5) / width, (py + 0.5) / height
+        if heat.boxes is None:
+            expected = [weight for _, weight in caption.words_at((x, y))]
+        else:
+            inside = [x0 <= x <= x1 and y0 <= y <= y1 for x0, y0, x1, y1 in heat.boxes]
+            expected = [max(weights[inside], default=0.0) for weights in heat.weights]
+        assert [maps(word)[py, px] for word in range(len(expected))] == pytest.approx(expected, abs=1e-6)
+
+
+def test_even_attention_and_less_leave_the_image_as_it_is() -> None:
+    caption = grid_caption(words=1, grid=(14, 14))
+    assert caption.attention is not None
+    weights = np.full_like(caption.attention, 1 / 392)
+    weights[0, :49] = (1 - 147 / 392) / 49
+    heat = Heat(replace(caption, attention=weights), Style(smoothing=0))
+    share = heat.maps((28, 28)).share(0)
+    assert heat.even == 1 / 196 and (share[8:] == 0).all() and (share[:6] > 0).all()
+    even = Heat(replace(caption, attention=np.full_like(weights, 1 / 196)), Style())
+    assert even.maps((28, 28)).share(0).max() == pytest.approx(0, abs=1e-6)
+    alone = replace(region_caption(), boxes=np.array([[0.0, 0.0, 1.0, 1.0]]), attention=np.ones((2, 1)))
+    assert (Heat(alone, Style()).maps((9, 9)).share(0) == 0).all()
 
 
 def test_smoothing_keeps_even_attention_even_and_makes_nothing_negative_or_stronger() -> None:
@@ -78,7 +98,7 @@ def test_the_scale_of_the_caption_compares_words() -> None:
     attention = np.full((2, 196), 1e-4)
     attention[0, 50], attention[1, 120] = 0.5, 0.25
     caption = replace(grid_caption(words=2, grid=(14, 14)), attention=attention)
-    for scale, brightest in (("caption", [1, 0.5]), ("word", [1, 1])):
+    for scale, brightest in (("caption", [1, (0.25 - 1 / 196) / (0.5 - 1 / 196)]), ("word", [1, 1])):
         maps = Heat(caption, Style(scale=scale, smoothing=0)).maps((28, 28))
         assert [maps.share(word).max() for word in (0, 1)] == pytest.approx(brightest)
 
