@@ -26,9 +26,9 @@ Array: TypeAlias = "np.ndarray[Any, np.dtype[Any]]"
 MEAN, ROLLOUT, HEADS = "mean", "rollout", "heads"
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Caption:
-    """A caption of one image.
+    """A caption of one image. A notebook shows it with its image and its attention, to explore.
 
     Attributes:
         text: a readable sentence.
@@ -70,6 +70,22 @@ class Caption:
 
     def __str__(self) -> str:
         return self.text
+
+    def __repr__(self) -> str:
+        about = [repr(self.text), f"log_probability={self.log_probability:.2f}"]
+        about += [] if self.source is None else [f"source={self.source!r}"]
+        about += [f"{len(self.others)} others"] if self.others else []
+        return f"Caption({', '.join(about)})"
+
+    def _repr_html_(self) -> str | None:
+        """Return the page to explore for a notebook; ``None`` without attention or without the image's file."""
+        from captioner.errors import CaptionerError
+        from captioner.figures import figure
+
+        try:
+            return figure(self).notebook()
+        except CaptionerError:
+            return None
 
     def translated(self) -> Caption:
         """Return the translation as a caption of the image, with the attention of the words it renders.

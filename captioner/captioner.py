@@ -135,6 +135,11 @@ class Captioner:
         about = {name: store.about(each) for name, each in models.items()}
         return cls(loaded, about={"members": about} if others else about[folder.name], **search)
 
+    def __repr__(self) -> str:
+        name = "a model in memory" if self._folder is None else repr(self._folder.name)
+        runs = type(self.engine).__name__
+        return f"<Captioner of {name}: {runs}, {len(self.vocabulary):,} words, beam width {self.search.width}>"
+
     @property
     def vocabulary(self) -> Vocabulary:
         """The words that it can write."""

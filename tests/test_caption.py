@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from html.parser import HTMLParser
+from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from captioner.caption import Caption
+from captioner.figures import figure
 from captioner.text.vocabulary import detokenize, spans
 from captioner.translation.result import Translation
 from captioner.translation.translator import Translator
@@ -121,3 +125,21 @@ def test_translations_attend_to_the_image(family: str) -> None:
         assert one.attention is not None and one.attention.shape == (len(one.tokens), 5)
         np.testing.assert_allclose(one.attention.sum(1), 1, rtol=1e-5)
         assert all(any(letter.isalnum() for letter in word) for word in one.tokens)
+
+
+def test_a_caption_is_short_in_a_console_and_a_page_in_a_notebook(tmp_path: Path) -> None:
+    assert repr(CAPTION) == "Caption(\"The dog doesn't run.\", log_probability=-3.00, source='dog.jpg')"
+    assert CAPTION._repr_html_() is None, "there is no such file"
+    path = tmp_path / 'a "photo".png'
+    Image.new("RGB", (40, 30)).save(path)
+    shown = replace(CAPTION, source=str(path), others=[replace(CAPTION, attention=None)])
+    assert repr(shown).endswith(", 1 others)")
+    page = shown._repr_html_()
+    assert page is not None
+    frames = []
+    parser = HTMLParser()
+    parser.handle_starttag = lambda tag, attributes: frames.append((tag, dict(attributes)))  # type: ignore[method-assign]
+    parser.feed(page)
+    ((tag, attributes),) = frames
+    assert tag == "iframe" and (attributes["srcdoc"] or "").encode() == figure(shown).html()
+    assert replace(shown, attention=None)._repr_html_() is None

@@ -199,7 +199,8 @@ class NBest(Search):
         search_option(
             min=1,
             show_default=True,
-            help="Number of captions or translations, best first; at most --beam, if that is given.",
+            help="Number of captions or translations, best first; at most --beam, if that is given. They are ranked by "
+            "log-probability / words**0.7 and, if the model has a consensus, by that too.",
         ),
     ] = 1
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass, field
+from html import escape
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -81,6 +82,13 @@ class Figure(Drawing):
     def html(self) -> bytes:
         """Return a self-contained interactive page; see :mod:`captioner.figures.explorer`."""
         return explorer.page(self.caption, self.original, self.style, self._note()).encode()
+
+    def notebook(self) -> str:
+        """Return the page in a frame, as HTML for a notebook; the frame keeps its styles and scripts to itself."""
+        page = escape(self.html().decode(), quote=True)
+        return (
+            f'<iframe srcdoc="{page}" title="{escape(self.title)}" style="width:100%;height:40rem;border:0"></iframe>'
+        )
 
     def json(self) -> bytes:
         """Return the numbers; see :mod:`captioner.figures.record`."""

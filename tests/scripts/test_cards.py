@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import importlib.util
+import sys
 from pathlib import Path
 from types import ModuleType
+from unittest.mock import patch
 
 import pytest
 import torch
@@ -21,7 +23,8 @@ def load(repository: Path, name: str) -> ModuleType:
     spec = importlib.util.spec_from_file_location(name, repository / "scripts" / f"{name}.py")
     assert spec is not None and spec.loader is not None
     module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
+    with patch.dict(sys.modules, {name: module}):  # where a dataclass looks its annotations up
+        spec.loader.exec_module(module)
     return module
 
 
