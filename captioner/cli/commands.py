@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator, Mapping
 from functools import cache, partial
 from importlib import import_module
@@ -141,3 +142,38 @@ def _add_options(command: Any) -> None:
         app = typer.Typer(add_completion=False)
         app.command()(_options)
         command.params += get_command(app).params
+    get_params = command.get_params
+
+    def named_params(ctx: Any) -> list[Any]:
+        found: list[Any] = get_params(ctx)
+        for parameter in found:
+            _name_value(parameter)
+        return found
+
+    command.get_params = named_params
+
+
+_VALUES = {
+    "bool": "",
+    "int": "NUMBER",
+    "float": "NUMBER",
+    "str": "TEXT",
+    "path": "PATH",
+    "file": "FILE",
+    "dir": "FOLDER",
+}
+
+
+def _name_value(parameter: Any) -> None:
+    """Name the value of an option in its help, where newer versions of typer write its Python type in ``<>``."""
+    shown = getattr(parameter, "display_type_rich", None)
+    if shown is None or "display_type_rich" in vars(parameter):
+        return
+
+    def name(ctx: Any) -> str:
+        label = str(shown(ctx) or "")
+        kind = re.sub(r"^<(?:list\[)?(.*?)\]?(?: range)?>$", r"\1", label)
+        # An argument has a name already.
+        return "" if parameter.param_type_name == "argument" and kind != label else _VALUES.get(kind.lower(), kind)
+
+    parameter.display_type_rich = name

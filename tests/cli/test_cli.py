@@ -26,6 +26,13 @@ def test_help_shows_an_example(command: str) -> None:
     assert f"Example: captioner {command}" in shown_help(command)
 
 
+@pytest.mark.parametrize("command", ["", "data", *COMMANDS])
+def test_help_has_no_types_of_python(command: str) -> None:
+    shown = shown_help(command)
+    assert not re.search(r"<[a-z]|BOOLEAN|INTEGER", shown)
+    assert re.search(r"--help +-h +Show", shown)
+
+
 def test_help_shows_options_in_groups() -> None:
     parts = re.split(r"╭─ (.*?) ─+╮", shown_help("evaluate"))
     groups = dict(zip(parts[1::2], parts[2::2], strict=True))
