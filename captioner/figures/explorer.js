@@ -50,7 +50,7 @@ function explore(root, data) {
       toolbar.setAttribute("role", "toolbar");
       toolbar.setAttribute("aria-label", "Words of the caption. Arrow keys move between words, Enter holds one.");
       own.forEach((word, t) => {
-        const number = make("small", ""), button = make("button", "", words[word].token, number);
+        const number = make("small", ""), button = make("button", "", make("span", "", words[word].token), number);
         button.type = "button";
         button.tabIndex = t ? -1 : 0;
         button.setAttribute("aria-pressed", "false");
@@ -63,19 +63,24 @@ function explore(root, data) {
     return { card, own };
   });
 
-  // State of the interaction: the word under the pointer, the held word, the word being played, the word that previews
-  // the slider, the point on the image, the last used caption.
-  const now = { hover: null, held: null, playing: null, sample: null, point: null, current: 0 };
-  // The last shown word; initially the word of the best caption with the largest weight.
-  let last = cards[0].own.reduce((best, word) => (words[word].peak > words[best].peak ? word : best), 0);
+  // State of the interaction: the word under the pointer, the held word, the word being played, the point on the image,
+  // the last used caption.
+  const now = { hover: null, held: null, playing: null, point: null, current: 0 };
+  // The word whose map stays while nothing else is shown: that of the best caption with the largest weight.
+  const rest = cards[0].own.length
+    ? cards[0].own.reduce((best, word) => (words[word].peak > words[best].peak ? word : best)) : null;
   function shown() {
     if (now.playing !== null) return now.playing;
     if (now.hover !== null) return now.hover;
     if (now.held !== null) return now.held;
     const focused = words.findIndex(({ button }) => button.matches(":focus-visible"));
     if (focused >= 0 && !now.point) return focused;
-    return now.sample;
+    return now.point ? null : rest;
   }
+  // Whether nobody has chosen what is shown; it is not announced then.
+  let gentle = false; // the word being played was not requested either
+  const resting = () => (now.playing === null || gentle) && now.hover === null && now.held === null
+    && !now.point && !words.some(({ button }) => button.matches(":focus-visible"));
 
   function mark(box, kind, label, weight) {
     const element = make("div", kind);
@@ -95,7 +100,6 @@ function explore(root, data) {
     stage.style.setProperty("--tone", String(Math.min(1, power)));
     if (word !== null) {
       paint(map, levels(word, map.width, map.height), palette(power * (words[word].view.boxes ? data.regions : 1)));
-      last = word;
     }
     marks.replaceChildren();
     const view = viewOf(word);
@@ -130,7 +134,7 @@ function explore(root, data) {
     cards.forEach(({ card }, rank) => card.classList.toggle("current", many && rank === now.current));
     play.textContent = now.playing !== null ? "Stop" : many ? `Play ${titleOf(now.current)}` : "Play";
     play.disabled = !cards[now.current].own.length;
-    statusLine.replaceChildren(...describe(word, point));
+    statusLine.replaceChildren(...describe(resting() ? null : word, point));
   }
 
   const middle = ([x0, y0, x1, y1]) => [(x0 + x1) / 2, (y0 + y1) / 2];
@@ -178,12 +182,12 @@ function explore(root, data) {
   }
   function change(values) {
     halt();
-    Object.assign(now, { sample: null }, values);
+    Object.assign(now, values);
     render();
   }
 
-  // Moving the mouse does not stop playback; touching does, as does any click or key.
-  const moved = (event) => event.pointerType === "mouse" && now.playing === null;
+  // Moving the mouse does not stop playback, unless nobody started it; touching does, as does any click or key.
+  const moved = (event) => event.pointerType === "mouse" && (now.playing === null || gentle);
   words.forEach(({ button, rank }, word) => {
     button.addEventListener("pointerenter", (event) => { if (moved(event)) change({ hover: word, point: null }); });
     button.addEventListener("pointerleave", (event) => { if (moved(event)) change({ hover: null }); });
@@ -235,7 +239,6 @@ function explore(root, data) {
     if (event.key === "Escape" && root.isConnected) change({ held: null, point: null, hover: null });
   });
 
-  // If no word is shown, the slider previews its effect on the last one until the slider is left.
   function strengthen() {
     const text = `${strength.value} %`;
     find("strength-value").textContent = text;
@@ -244,17 +247,15 @@ function explore(root, data) {
   }
   strength.addEventListener("input", () => {
     strengthen();
-    if (shown() === null && words.length) now.sample = last;
     render();
   });
-  const leave = () => { if (now.sample !== null) { now.sample = null; render(); } };
-  strength.addEventListener("blur", leave);
-  strength.addEventListener("pointerleave", (event) => { if (event.buttons === 0) leave(); });
 
-  play.addEventListener("click", () => {
-    const start = now.playing === null, { own } = cards[now.current];
+  // Play the current caption from its first word; `unasked`, until the pointer moves.
+  function playOnce(unasked) {
+    gentle = unasked;
+    const { own } = cards[now.current];
     change({ hover: null, held: null, point: null });
-    if (!start || !own.length) return;
+    if (!own.length) return;
     let t = 0;
     now.playing = own[t];
     render();
@@ -263,10 +264,14 @@ function explore(root, data) {
       else halt();
       render();
     }, data.milliseconds);
+  }
+  play.addEventListener("click", () => {
+    if (now.playing === null) playOnce(false);
+    else change({ hover: null, held: null, point: null });
   });
 
   strengthen();
   render();
   find("controls").hidden = false; // hidden without a script, where they would have no effect
-  return { words, heat, weightAt, map };
+  return { words, heat, weightAt, map, playOnce };
 }

@@ -106,6 +106,7 @@ function remove(item) {
 
 function count() {
   the("bar").hidden = !items.length;
+  the("drop").classList.toggle("narrow", items.length > 0);
   the("count").textContent = items.length === 1 ? "1 image" : `${items.length} images`;
   const done = rows().length;
   the("csv").disabled = the("json").disabled = !done;
@@ -146,8 +147,11 @@ function draw(item) {
     const shown = root.querySelector(".image");
     shown.src = figure.photo;
     shown.alt = answers[0].caption;
-    explore(root, figure);
+    const { playOnce } = explore(root, figure);
     item.element.append(tools(item, answers));
+    // The attention of a new caption plays once.
+    if (!item.played && !matchMedia("(prefers-reduced-motion: reduce)").matches) playOnce(true);
+    item.played = true;
   }
   if (focused) item.element.querySelector("button").focus();
   count();
@@ -168,12 +172,29 @@ function together(answers) {
 
 function tools(item, answers) {
   const drawn = answers.filter(({ figure }) => figure.captions[0].view !== null);
-  const row = make("p", "tools");
+  const row = make("p", "tools"), [{ caption }] = answers;
+  row.append(button("Copy caption", () => copy(caption, "the caption")));
+  row.append(button("Copy as alt text", () => copy(`alt="${escaped(caption)}"`, "the caption as alt text")));
   if (drawn.length) {
     row.append(make("span", "", drawn.length > 1 ? "Save the figures:" : "Save the figure:"));
     served.formats.forEach((format) => row.append(button(format.toUpperCase(), () => saveFigures(item, drawn, format))));
   } else row.append(make("span", "", "This model has no attention over the image, so there is no figure."));
   return row;
+}
+
+const escaped = (text) => text.replaceAll("&", "&amp;").replaceAll('"', "&quot;").replaceAll("<", "&lt;");
+
+async function copy(text, what) {
+  try {
+    await navigator.clipboard.writeText(text); // not there without HTTPS from another machine
+  } catch {
+    const field = make("textarea", "unseen", text);
+    document.body.append(field);
+    field.select();
+    document.execCommand("copy");
+    field.remove();
+  }
+  say(`Copied ${what}`);
 }
 
 async function saveFigures(item, answers, format) {

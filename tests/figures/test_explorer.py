@@ -18,6 +18,7 @@ import pytest
 from PIL import Image
 
 from captioner.caption import Caption
+from captioner.figures.explorer import HINT
 from captioner.figures.explorer import page as make_page
 from captioner.figures.heat import Heat
 from captioner.figures.style import Style
@@ -234,7 +235,11 @@ def test_browser_pointer(show: Any) -> None:
     assert len(lit(page)) == 4 and lit(page)[2] == max(lit(page)) > 0.3
     assert all("%" in text for text in page.locator(".words small").all_inner_texts())
     page.mouse.move(1, 1)
-    assert page.locator(".words small").all_inner_texts() == [""] * 4
+    peaks = caption.attention.max(1)
+    rest = int(peaks.argmax())  # its map stays
+    texts = [f"{100 * peaks[rest]:.0f} %" if word == rest else "" for word in range(4)]
+    assert page.locator(".words small").all_inner_texts() == texts and shows_map(page)
+    assert page.locator(".status").inner_text() == HINT
 
 
 # What has the focus: a word, or the kind of another element.
@@ -287,14 +292,12 @@ def test_browser_slider_sets_how_far_the_map_covers_the_image(show: Any) -> None
     assert page.locator(".words [aria-pressed=true]").count() == 1  # the word stays held
 
 
-def test_browser_slider_shows_a_word_while_it_is_used(show: Any) -> None:
-    page = show(grid_caption())
-    page.locator(".strength").focus()
-    assert not shows_map(page)
-    page.keyboard.press("ArrowLeft")
-    assert shows_map(page)
-    page.keyboard.press("Shift+Tab")
-    assert not shows_map(page)
+def test_browser_reads_as_a_sentence(show: Any) -> None:
+    page = show(grid_caption(text="a dog runs"))
+    words = page.locator(".words button")
+    assert words.all_text_contents()[0].startswith("a") and words.first.inner_text().startswith("A")
+    after = "all => all.map(each => getComputedStyle(each, '::after').content)"
+    assert page.eval_on_selector_all(".words span", after) == ["none", "none", '"."']
 
 
 def test_browser_shows_all_captions_and_where_each_looked(show: Any) -> None:
@@ -353,7 +356,7 @@ def test_browser_plays_the_caption_last_used(show: Any) -> None:
     assert play.inner_text() == "Stop" and "“a” of caption 2" in page.locator(".status").inner_text()
     page.locator(".status", has_text="“second” of caption 2").wait_for(timeout=3000)
     play.click()
-    assert play.inner_text() == "Play caption 2" and page.locator(".words .shown").count() == 0
+    assert play.inner_text() == "Play caption 2" and page.locator(".caption").nth(1).locator(".shown").count() == 0
 
 
 def test_browser_names_the_strongest_region(show: Any) -> None:
@@ -433,5 +436,5 @@ def test_browser_prints_captions_and_image_on_white(show: Any) -> None:
 def test_browser_markup_in_words_stays_text(show: Any) -> None:
     caption = replace(grid_caption(text=EVIL), text=EVIL)
     page = show(replace(caption, others=[replace(caption, attention=None)]))
-    assert [text.strip() for text in page.locator(".words button").all_text_contents()] == EVIL.split()
+    assert [text.strip() for text in page.locator(".words span").all_text_contents()] == EVIL.split()
     assert page.locator(".text").inner_text() == EVIL

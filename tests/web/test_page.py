@@ -90,7 +90,7 @@ def test_images_are_captioned_in_their_order_and_bad_ones_say_why(
     page.set_input_files("#files", images)
     first = explorers(page, 2).first
     assert page.locator("h2").all_inner_texts() == ["=dog.jpg", "cat.png", "notes.txt", "large.png"]
-    assert first.locator(".words button").all_inner_texts() == captioner(images[0]).tokens
+    assert first.locator(".words span").all_text_contents() == captioner(images[0]).tokens
     page.locator(".failed", has_text="notes.txt: not an image of a known kind").wait_for()
     assert "this server takes up to 0 MB" in page.locator(".failed").nth(1).inner_text()
     assert page.locator("#count").inner_text() == "4 images" and page.get_by_text("Try again").count() == 0
@@ -111,10 +111,55 @@ def test_attention_follows_the_pointer(show: Any, images: list[Path]) -> None:
     one.locator(".words button").nth(1).hover()
     assert "on" in one.locator(".stage").get_attribute("class").split()
     assert "looked most" in one.locator(".status").inner_text()
-    assert "on" not in other.locator(".stage").get_attribute("class").split()
+    assert "looked most" not in other.locator(".status").inner_text()
     other.locator(".stage").hover()
     assert other.locator(".status").inner_text().startswith("Strongest here")
     assert one.locator(".status").get_attribute("id") != other.locator(".status").get_attribute("id")
+
+
+def test_the_attention_of_a_new_caption_plays_once_and_its_strongest_word_stays(
+    show: Any, images: list[Path], captioner: Any
+) -> None:
+    page = show()
+    page.set_input_files("#files", images[0])
+    explorer = explorers(page, 1).first
+    assert explorer.locator(".play").inner_text() == "Stop"
+    explorer.get_by_role("button", name="Play").wait_for(timeout=30_000)
+    caption = captioner(images[0])
+    assert caption.attention is not None
+    shown = explorer.locator(".words button")
+    assert [i for i in range(shown.count()) if "shown" in (shown.nth(i).get_attribute("class") or "")] == [
+        int(caption.attention.max(1).argmax())
+    ]
+    page.select_option("#rival", "second")
+    assert explorers(page, 1, ".many").locator(".play").inner_text() == "Play first"
+    still = show(reduced_motion="reduce")
+    still.set_input_files("#files", images[0])
+    assert explorers(still, 1).locator(".play").inner_text() == "Play"
+
+
+def test_captions_are_copied_as_text_and_for_html(show: Any, images: list[Path], captioner: Any) -> None:
+    page = show(permissions=["clipboard-read", "clipboard-write"])
+    page.set_input_files("#files", images[0])
+    explorers(page, 1)
+    text = captioner(images[0]).text
+    for name, expected in (("Copy caption", text), ("Copy as alt text", f'alt="{text}"')):
+        page.get_by_role("button", name=name).click()
+        page.locator("#news", has_text="Copied the caption").wait_for(state="attached")
+        page.wait_for_function(
+            "expected => navigator.clipboard.readText().then(text => text === expected)", arg=expected
+        )
+
+
+def test_the_drop_zone_shrinks_to_a_bar(show: Any, images: list[Path]) -> None:
+    page = show(viewport={"width": 390, "height": 700})
+    before = page.locator("#drop").bounding_box()["height"]
+    page.set_input_files("#files", images[0])
+    explorer = explorers(page, 1).first
+    assert page.locator("#drop").bounding_box()["height"] < before / 1.5
+    assert explorer.locator(".stage").bounding_box()["y"] < 700
+    page.get_by_role("button", name="Remove all").click()
+    assert page.locator("#drop").bounding_box()["height"] == before
 
 
 def test_two_models_stand_side_by_side_on_one_image(show: Any, images: list[Path], captioner: Any, others: Any) -> None:
@@ -126,7 +171,7 @@ def test_two_models_stand_side_by_side_on_one_image(show: Any, images: list[Path
     cards = explorer.get_by_role("group")
     assert cards.nth(0).get_attribute("aria-label").startswith("Caption of first, log-probability")
     for card, model in ((cards.nth(0), captioner), (cards.nth(1), others)):
-        assert [text.strip() for text in card.locator(".words button").all_inner_texts()] == model(images[0]).tokens
+        assert card.locator(".words span").all_text_contents() == model(images[0]).tokens
     assert cards.nth(0).bounding_box()["y"] == cards.nth(1).bounding_box()["y"]
     explorer.locator(".stage").hover()
     assert explorer.locator(".words .lit").count() == explorer.locator(".words button").count()
