@@ -25,6 +25,7 @@ function explore(root, data) {
 
   const attends = data.captions.some(({ weights }) => weights !== null);
   const nothing = attends ? "The caption has no words." : "This model has no attention over the image.";
+  const hint = matchMedia("(pointer: coarse)").matches ? data.touch_hint : data.hint;
   // The name of a caption among others: its model, or its number.
   const nameOf = (rank) => data.captions[rank].model || String(rank + 1);
   const titleOf = (rank) => data.captions[rank].model || `caption ${rank + 1}`; // in a sentence
@@ -167,7 +168,7 @@ function explore(root, data) {
       const list = best.map(([token, weight]) => `${token} ${percent(weight)}`).join(", ");
       return [`Strongest here: ${list}`, make("span", "unseen", `, ${from(...point)}`)];
     }
-    if (word === null) return [words.length ? data.hint : nothing];
+    if (word === null) return [words.length ? hint : nothing];
     const { token, weights, peak, rank, view } = words[word];
     const n = weights.indexOf(Math.max(...weights));
     const [x, y] = view.boxes ? middle(view.boxes[n]) : centre(view, [Math.floor(n / view.grid[1]), n % view.grid[1]]);

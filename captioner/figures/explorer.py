@@ -42,6 +42,7 @@ from captioner.figures.paint import REGION_OPACITY, fit, palette
 from captioner.figures.style import Style
 
 HINT = "Point at a word to see where it looked, or at the image to see which words looked there."
+TOUCH_HINT = "Touch a word to see where it looked, or the image to see which words looked there."
 
 
 def page(caption: Caption, image: Image.Image, style: Style, note: str = "") -> str:
@@ -105,6 +106,7 @@ def numbers(caption: Caption, size: tuple[int, int], style: Style) -> dict[str, 
         "size": size,
         "milliseconds": round(1000 * style.seconds),
         "hint": HINT,
+        "touch_hint": TOUCH_HINT,
     }
 
 

@@ -18,7 +18,7 @@ import pytest
 from PIL import Image
 
 from captioner.caption import Caption
-from captioner.figures.explorer import HINT
+from captioner.figures.explorer import HINT, TOUCH_HINT
 from captioner.figures.explorer import page as make_page
 from captioner.figures.heat import Heat
 from captioner.figures.style import Style
@@ -371,6 +371,7 @@ def test_browser_names_the_strongest_region(show: Any) -> None:
 def test_browser_phone(show: Any, scheme: str, make: Any) -> None:
     page = show(make(), viewport={"width": 360, "height": 640}, has_touch=True, is_mobile=True, color_scheme=scheme)
     assert page.evaluate("document.documentElement.scrollWidth") <= 360
+    assert page.locator(".status").inner_text() == TOUCH_HINT
     lefts = page.eval_on_selector_all(".caption", "all => all.map(card => card.getBoundingClientRect().left)")
     assert len(set(lefts)) == 1  # one below the other
     page.locator(".words button").nth(6).tap()
