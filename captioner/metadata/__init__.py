@@ -14,6 +14,7 @@ from captioner.metadata.sidecars import (
     TextSidecars,
     XmpSidecars,
     sidecar_texts,
+    text_sidecar,
     texts_of,
 )
 
@@ -33,5 +34,6 @@ __all__ = [
     "embed",
     "embedded_texts",
     "sidecar_texts",
+    "text_sidecar",
     "texts_of",
 ]

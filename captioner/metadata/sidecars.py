@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 import os
+import stat
 import threading
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
+from functools import lru_cache
 from pathlib import Path
 from typing import Literal, TypeAlias
 
@@ -17,7 +19,7 @@ from captioner.errors import ConfigError, FileError, first_line
 from captioner.metadata.authors import Text, attributed, author_of, mark, plan
 from captioner.metadata.container import MOST_XMP
 from captioner.metadata.embedded import Outcome, by_language, check_unchanged, embedded_texts
-from captioner.metadata.packet import ALT_TEXT, DESCRIPTION, Packet, PacketError
+from captioner.metadata.packet import ALT_TEXT, DEFAULT, DESCRIPTION, Packet, PacketError
 
 SidecarName: TypeAlias = Literal["photo.jpg.xmp", "photo.xmp"]
 SIDECAR_NAMES: tuple[SidecarName, ...] = ("photo.jpg.xmp", "photo.xmp")
@@ -232,6 +234,30 @@ def texts_of(image: str | Path) -> list[Text]:
         FileError: a sidecar is damaged.
     """
     return attributed([*embedded_texts(image), *sidecar_texts(image)])
+
+
+def text_sidecar(image: str | Path, *, extension: str = ".txt") -> Text | None:
+    """Return the text in the text sidecar of an image, with its author; ``None`` without one, or if it is blank.
+
+    Raises:
+        FileError: it cannot be read.
+    """
+    path = Path(image).with_suffix(extension)
+    status = _status(path)
+    if status is None or not stat.S_ISREG(status.st_mode):
+        return None
+    text = _read(path, _MOST_TEXT).decode("utf-8-sig", "replace").strip()
+    record = _status(path.parent / RECORD)
+    marks = _marks(path.parent, record.st_size, record.st_mtime_ns) if record is not None else frozenset[str]()
+    return Text(TEXT, DEFAULT, text, path.name, "captioner" if mark(text) in marks else "person") if text else None
+
+
+@lru_cache(maxsize=8)
+def _marks(folder: Path, *status: int) -> frozenset[str]:
+    """Return the marks in a folder's record; its status makes another one of it when it changes."""
+    sidecars = TextSidecars()
+    sidecars._read_record(folder)
+    return frozenset(sidecars._folders[folder].marks)
 
 
 def sidecar_texts(image: str | Path, *, without: Path | None = None) -> list[Text]:

@@ -38,9 +38,9 @@ _TABLES = """
 CREATE TABLE IF NOT EXISTS about (key TEXT PRIMARY KEY, value TEXT);
 CREATE TABLE IF NOT EXISTS photos (id INTEGER PRIMARY KEY, name BLOB UNIQUE NOT NULL, stamp TEXT NOT NULL,
     scale BLOB NOT NULL, parts BLOB NOT NULL);
-CREATE TABLE IF NOT EXISTS beside (name BLOB PRIMARY KEY, stamp TEXT NOT NULL, text TEXT NOT NULL);
+CREATE TABLE IF NOT EXISTS beside (name BLOB PRIMARY KEY, stamp TEXT NOT NULL, people TEXT NOT NULL, own TEXT NOT NULL);
 CREATE TABLE IF NOT EXISTS captions (name BLOB PRIMARY KEY, text TEXT NOT NULL);
-CREATE VIRTUAL TABLE IF NOT EXISTS texts USING fts5(text, tokenize = 'porter unicode61 remove_diacritics 2');
+CREATE VIRTUAL TABLE IF NOT EXISTS texts USING fts5(people, own, tokenize = 'porter unicode61 remove_diacritics 2');
 """
 
 
@@ -151,11 +151,18 @@ class PhotoIndex:
         found: Array = parts * scale
         return found
 
-    def matches(self, words: Iterable[str]) -> dict[bytes, float]:
-        """Return BM25 of some words, by name, for the photos that are searched and have one of them in their texts."""
+    def matches(self, words: Iterable[str], *, own: bool = True) -> dict[bytes, float]:
+        """Return BM25 of some words, by name, for the photos that are searched and have one of them in their texts.
+
+        Args:
+            words: stemmed and compared without accents.
+            own: include the texts that this program wrote.
+        """
         quoted = " OR ".join(f'"{word}"' for word in (word.replace('"', "") for word in words) if word.strip())
         if not quoted:
             return {}
+        if not own:
+            quoted = f"people : ({quoted})"
         with self._guarded():
             rows = self._base.execute(
                 "SELECT photos.name, -bm25(texts) FROM texts JOIN photos ON photos.id = texts.rowid "
@@ -165,12 +172,12 @@ class PhotoIndex:
             return dict(rows)
 
     def text(self, name: bytes) -> str:
-        """Return the texts of a photo, one in each line."""
+        """Return the texts of a photo, one in each line, those of people first."""
         with self._guarded():
             row = self._base.execute(
-                "SELECT text FROM texts WHERE rowid = (SELECT id FROM photos WHERE name = ?)", (name,)
+                "SELECT people, own FROM texts WHERE rowid = (SELECT id FROM photos WHERE name = ?)", (name,)
             ).fetchone()
-        return row[0] if row else ""
+        return "\n".join(dict.fromkeys("\n".join(filter(None, row)).splitlines())) if row else ""
 
     def _encode(
         self,
@@ -238,12 +245,12 @@ class PhotoIndex:
             if known.get(name) == stamp:
                 continue
             try:
-                text = read()
+                texts = read()
             except CaptionerError as error:
                 report.errors += [] if isinstance(error, ImageError) else [error]
                 continue
             changed.add(name)
-            self._base.execute("REPLACE INTO beside VALUES (?, ?, ?)", (name, stamp, text))
+            self._base.execute("REPLACE INTO beside VALUES (?, ?, ?, ?)", (name, stamp, *texts))
         stamp = " ".join(f"{record} {_stamp_or_none(record)}" for record in records)
         if self._value("records") != stamp or report.new:
             captions: dict[bytes, str] = {}
@@ -261,10 +268,11 @@ class PhotoIndex:
         for name in changed:
             self._base.execute("DELETE FROM texts WHERE rowid = (SELECT id FROM photos WHERE name = ?)", (name,))
         self._base.execute(
-            "INSERT INTO texts (rowid, text) "
-            "SELECT id, trim(coalesce(beside.text, '') || char(10) || coalesce(captions.text, ''), char(10)) AS whole "
+            "INSERT INTO texts (rowid, people, own) "
+            "SELECT id, coalesce(people, '') AS theirs, "
+            "trim(coalesce(captions.text, '') || char(10) || coalesce(own, ''), char(10)) AS ours "
             "FROM photos LEFT JOIN captions USING (name) LEFT JOIN beside USING (name) "
-            "WHERE whole != '' AND id NOT IN (SELECT rowid FROM texts)"
+            "WHERE theirs || ours != '' AND id NOT IN (SELECT rowid FROM texts)"
         )
 
     def _value(self, key: str) -> str | None:

@@ -1,7 +1,7 @@
 """Ranks photos by how well a sentence describes them.
 
 The score of a photo x for a sentence s of T words is the one by which a search ranks captions, against a photo that is
-the mean of all, plus what the photo's own texts say:
+the mean of all, plus what people wrote about it:
 
     score(x) = [log p(s | x) - log p(s | mean)] / T^a  +  b [agreement(s, x) - agreement(s, mean)]  +  c BM25(s, x)
 
@@ -32,8 +32,8 @@ from captioner.text.vocabulary import UNK, tokenize
 CANDIDATES = 200
 """Photos that the decoder scores for a sentence."""
 
-BM25_WEIGHT = 0.1
-"""c. On COCO dev 0.2 is best for captions that people wrote, and 0 or 0.05 for the model's own (docs/howto/find.md)."""
+BM25_WEIGHT = 0.2
+"""c; chosen on COCO dev (docs/howto/find.md). The best for captions that the model itself wrote is 0."""
 
 
 def words_of(sentence: str) -> list[str]:
@@ -107,7 +107,7 @@ class Finder:
             return []
         unknown = self.unknown(sentence)
         known = [word for word in words if word not in unknown]
-        bm25 = self._index.matches(words)
+        bm25 = self._index.matches(words, own=False)
         score = BM25_WEIGHT * np.array([bm25.get(name, 0.0) for name in self._names])
         having = [self._index.matches([word]) for word in dict.fromkeys(unknown)]
         named = np.array([sum(name in each for each in having) for name in self._names])

@@ -8,21 +8,33 @@ import os
 from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from captioner import files
 from captioner.data.rows import unguarded
 from captioner.errors import FileError, first_line
-from captioner.metadata import SIDECAR_NAMES, texts_of
-
-_MOST_TEXT = 1 << 16  # bytes of a text file that is a caption
+from captioner.metadata import SIDECAR_NAMES, text_sidecar, texts_of
 
 
-def beside(photo: Path) -> tuple[str, Callable[[], str]]:
+class Texts(NamedTuple):
+    """Texts of a photo, one in each line.
+
+    Attributes:
+        people: written by people, or by other programs.
+        own: written by this program.
+    """
+
+    people: str = ""
+    own: str = ""
+
+
+def beside(photo: Path) -> tuple[str, Callable[[], Texts]]:
     """Return a stamp of the files that can hold texts of a photo, and a function that reads them.
 
-    These are the photo itself, its XMP sidecars and its text sidecar. The function raises an :class:`ImageError` if
-    the photo is missing, and a :class:`FileError` if a sidecar is damaged or cannot be read.
+    These are the photo itself, its XMP sidecars and its text sidecar. What a camera wrote is left out.
+
+    The function raises an :class:`ImageError` if the photo is missing, and a :class:`FileError` if a sidecar is damaged
+    or cannot be read.
     """
     text = photo.with_suffix(".txt")
     sidecars = [photo.with_name(f"{photo.name}.xmp"), photo.with_suffix(".xmp")]
@@ -33,16 +45,14 @@ def beside(photo: Path) -> tuple[str, Callable[[], str]]:
             status = path.stat()
             stamps.append(f"{path.suffix} {status.st_size} {status.st_mtime_ns}")
 
-    def read() -> str:
-        found = {" ".join(each.text.split()): None for each in texts_of(photo)}
-        try:
-            with open(text, "rb") as file:
-                found |= {" ".join(file.read(_MOST_TEXT).decode("utf-8-sig", "replace").split()): None}
-        except FileNotFoundError:
-            pass
-        except OSError as error:
-            raise FileError(f"{text}: cannot be read ({error.strerror}); change its permissions") from error
-        return "\n".join(filter(None, found))
+    def read() -> Texts:
+        beside = text_sidecar(photo)
+        found = [*texts_of(photo), *([] if beside is None else [beside])]
+        people, own = (
+            {" ".join(each.text.split()): None for each in found if each.author == author}
+            for author in ("person", "captioner")
+        )
+        return Texts("\n".join(people), "\n".join(own))
 
     return ",".join(stamps), read
 

@@ -134,6 +134,8 @@ def test_texts_are_those_of_sidecars_metadata_and_records(folder: Path, captione
         assert set(index.matches(["hund"])) == {b"green.png"}
         assert index.matches(['"', "bicycle OR otto"]) == {}
         assert index.matches([]) == {}
+        assert set(index.matches(["running", "ride"], own=False)) == set()
+        assert set(index.matches(["bicycle", "hund"], own=False)) == {b"red.jpg"}
     (folder / "red.txt").write_text("Otto's bicycle\n")
     record.unlink()
     with updated(folder, None, record) as index:
