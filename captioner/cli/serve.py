@@ -23,6 +23,8 @@ Example: captioner serve --model show_attend_tell --model runs/mine/best
 
 Example: captioner serve --host 0.0.0.0 --port 80 --allow-host photos.example.org
 
+Example: CAPTIONER_TOKEN=secret captioner serve --host 0.0.0.0 --allow-origin https://example.org
+
 Example: curl -F image=@photo.jpg localhost:8000/caption"""
 
 
@@ -49,6 +51,26 @@ def run(
         list[str] | None,
         typer.Option(metavar="NAME", help="A name by which this server may be called; may be repeated."),
     ] = None,
+    allow_origin: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="URL",
+            help="Another site whose pages may use the API, as https://example.org, or * for all; may be repeated.",
+        ),
+    ] = None,
+    token: Annotated[
+        str,
+        typer.Option(
+            envvar="CAPTIONER_TOKEN",
+            show_default=False,
+            help="A secret that requests must send as Authorization: Bearer TOKEN, and the page's address must have as "
+            "#token=TOKEN; better given by the environment, as others may see the options of programs.",
+        ),
+    ] = "",
+    root_path: Annotated[
+        str,
+        typer.Option(metavar="PATH", help="The path under which a proxy serves it, as /captions.", show_default=False),
+    ] = "",
     search: options.NBest,
     batch_size: options.BatchSize = 16,
     max_megabytes: Annotated[float, _limit(min=0.001, help="Refuse larger files.")] = 20.0,
@@ -68,15 +90,15 @@ def run(
     The page compares two models and shows the attention of each for every word. POST /caption takes an image and
     answers in JSON; /docs describes it. Images of several requests share a batch.
 
-    Images stay in memory and are never written. There is no password: outside your own network, put it behind a server
-    that has one, and encryption.
+    Images stay in memory and are never written. Without --token there is no password, and there is no encryption:
+    outside your own network, put it behind a server that has both.
     """
     from captioner.errors import CaptionerError
 
     try:
         import uvicorn
 
-        from captioner.web.app import create_app
+        from captioner.web.app import MOST_BEST, create_app
         from captioner.web.connections import NoHandles, protocol, room
     except ModuleNotFoundError as error:
         if (error.name or "").startswith(("captioner", "torch")):
@@ -86,7 +108,7 @@ def run(
     from captioner.captioner import Captioner
     from captioner.store import shipped
     from captioner.web.batching import Batches
-    from captioner.web.guard import names_of
+    from captioner.web.guard import Admission, names_of
 
     names = list(dict.fromkeys(models or sorted(shipped(), key=lambda name: name != store.DEFAULT)))
     if not names:
@@ -94,11 +116,19 @@ def run(
     for name in names[1:]:
         store.locate_captioners(name)
     settings = search.settings()
+
+    def load(name: str) -> Captioner:
+        loaded = Captioner.from_pretrained(name, device=device, engine=engine, **settings)
+        # Requests may ask for as many captions as the beam has; a wider one would change the best.
+        most = max(loaded.search.n_best, min(MOST_BEST, loaded.search.width))
+        loaded.search = loaded.search.changed(n_best=most)
+        return loaded
+
     listening = _listen(host, port)
     try:
         batches = Batches(
             names,
-            lambda name: Captioner.from_pretrained(name, device=device, engine=engine, **settings),
+            load,
             size=batch_size,
             max_pixels=max_pixels,
         )
@@ -107,7 +137,8 @@ def run(
         raise
     app = create_app(
         batches,
-        names=names_of(host, allow_host or ()),
+        admission=Admission(names_of(host, allow_host or ()), frozenset(allow_origin or ()), token),
+        n_best=search.n_best,
         max_bytes=round(1e6 * max_megabytes),
         rate=120 if rate is None else rate,
         local_rate=rate or 0,
@@ -121,6 +152,7 @@ def run(
         backlog=min(64, most),  # asyncio accepts so many before it counts the first
         log_level="error",  # uvicorn warns of each malformed request
         server_header=False,
+        root_path=root_path.rstrip("/"),
         timeout_graceful_shutdown=3,
         lifespan="on",
     )

@@ -15,6 +15,9 @@ the("models").hidden = served.models.length < 2;
 // The models whose captions are shown.
 const chosen = () => [...new Set([the("model").value, the("rival").value])].filter(Boolean);
 const say = (text) => { the("news").textContent = text; };
+// The server's token, if it has one, comes in the address after #, which browsers do not send.
+const token = new URLSearchParams(location.hash.slice(1)).get("token");
+const headers = token === null ? {} : { authorization: `Bearer ${token}` };
 const pause = (seconds) => new Promise((resolve) => setTimeout(resolve, 1000 * seconds));
 
 // Send an image; if the server is busy, wait for the seconds in Retry-After and try again.
@@ -24,7 +27,7 @@ async function send(path, file, parameters) {
     form.append("image", file, file.name || "image");
     let answer;
     try {
-      answer = await fetch(`${path}?${new URLSearchParams(parameters)}`, { method: "POST", body: form });
+      answer = await fetch(`${path}?${new URLSearchParams(parameters)}`, { method: "POST", body: form, headers });
     } catch {
       throw new Error("The server does not answer. Is it still running?");
     }

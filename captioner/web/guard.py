@@ -1,4 +1,4 @@
-"""Blocks cross-site requests, unknown hosts and floods.
+"""Blocks cross-site requests, unknown hosts, requests without the token, and floods.
 
 A page of another site can make a browser send requests to this server; the header ``Origin`` reveals them. With DNS
 rebinding, a foreign host name that resolves to this machine, it could also read the responses; ``Host`` reveals that.
@@ -6,14 +6,16 @@ rebinding, a foreign host name that resolves to this machine, it could also read
 
 from __future__ import annotations
 
+import hmac
 import ipaddress
 import socket
 import time
 from collections.abc import Callable, Collection
+from dataclasses import dataclass, field
 from urllib.parse import urlsplit
 
 from starlette.datastructures import Headers, MutableHeaders
-from starlette.responses import JSONResponse
+from starlette.responses import JSONResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 _COMMON = {
@@ -72,16 +74,32 @@ class Rate:
         return 0.0
 
 
+@dataclass(frozen=True)
+class Admission:
+    """Who is let in.
+
+    Attributes:
+        names: host names of this server; see :func:`names_of`.
+        origins: other sites whose pages may send requests, as ``https://example.org``; ``*`` for all.
+        token: that a request for a caption, a figure or the measurements must carry as ``Authorization: Bearer
+            TOKEN``; "" for none. The page, the state and the description of the API need none.
+    """
+
+    names: Collection[str] = field(default_factory=lambda: names_of("localhost"))
+    origins: Collection[str] = ()
+    token: str = ""
+
+
 class Guard:
-    """Middleware that checks ``Host`` and ``Origin`` of each request and adds security headers to each response.
+    """Middleware that checks ``Host``, ``Origin`` and the token of each request and adds headers to each response.
 
     Args:
         app: the application.
-        names: host names of this server; see :func:`names_of`.
+        admission: who is let in.
     """
 
-    def __init__(self, app: ASGIApp, names: Collection[str]) -> None:
-        self.app, self.names = app, names
+    def __init__(self, app: ASGIApp, admission: Admission) -> None:
+        self.app, self.admission = app, admission
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Handle a request, or reject it with a reason."""
@@ -90,16 +108,53 @@ class Guard:
                 await self.app(scope, receive, send)
             return  # no web sockets
 
+        given = Headers(scope=scope)
+        granted = self._granted(given.get("origin"))
+
         async def sending(message: Message) -> None:
             if message["type"] == "http.response.start":
                 headers = MutableHeaders(scope=message)
-                for name, value in _COMMON.items():
+                for name, value in (_COMMON | granted).items():
                     headers.setdefault(name, value)
                 headers.setdefault("cache-control", "no-store")
             await send(message)
 
-        refusal = self._refusal(Headers(scope=scope))
+        refusal = self._refusal(given) or self._preflight(scope, granted) or self._unauthorised(scope, given)
         await (refusal or self.app)(scope, receive, sending)
+
+    def _granted(self, origin: str | None) -> dict[str, str]:
+        """Return the headers that let a page of an allowed site read the response; none for other sites."""
+        if origin is None or not {origin.lower(), "*"} & {each.lower().rstrip("/") for each in self.admission.origins}:
+            return {}
+        return {
+            "access-control-allow-origin": origin,
+            "access-control-expose-headers": "retry-after, content-disposition",
+            "cross-origin-resource-policy": "cross-origin",
+            "vary": "origin",
+        }
+
+    def _preflight(self, scope: Scope, granted: dict[str, str]) -> Response | None:
+        """Answer a browser that asks whether a page of an allowed site may send a request."""
+        if scope["method"] != "OPTIONS" or not granted:
+            return None
+        allowed = {
+            "access-control-allow-methods": "GET, POST",
+            "access-control-allow-headers": "authorization, content-type",
+            "access-control-max-age": "600",
+        }
+        return Response(status_code=204, headers=allowed)
+
+    def _unauthorised(self, scope: Scope, headers: Headers) -> JSONResponse | None:
+        token, path = self.admission.token, scope["path"].removeprefix(scope.get("root_path", ""))
+        given = headers.get("authorization", "").removeprefix("Bearer ")
+        is_open = scope["method"] in ("GET", "HEAD") and path != "/metrics"
+        if not token or is_open or hmac.compare_digest(given.encode("latin-1"), token.encode()):
+            return None
+        return JSONResponse(
+            {"detail": "this server wants its token: send the header Authorization: Bearer TOKEN"},
+            401,
+            headers={"www-authenticate": "Bearer"},
+        )
 
     def _refusal(self, headers: Headers) -> JSONResponse | None:
         host = headers.get("host", "")
@@ -108,14 +163,20 @@ class Guard:
             return JSONResponse(
                 {"detail": f"this server is not called {host!r}; send its name or address as Host"}, 421
             )
-        if not (name in self.names or _is_address(name)):
+        if not (name in self.admission.names or _is_address(name)):
             return JSONResponse(
                 {"detail": f"this server is not called {name!r}; start it with: captioner serve --allow-host {name}"},
                 421,
             )
         origin = headers.get("origin")
-        if origin is not None and _netloc(origin) != host.lower():
-            return JSONResponse({"detail": f"requests from the pages of {origin} are refused; use the page at /"}, 403)
+        if origin is not None and _netloc(origin) != host.lower() and not self._granted(origin):
+            return JSONResponse(
+                {
+                    "detail": f"requests from the pages of {origin} are refused; use the page at /, or start the "
+                    f"server with: captioner serve --allow-origin {origin}"
+                },
+                403,
+            )
         return None
 
 

@@ -64,6 +64,46 @@ def test_attention_and_figures_are_added_on_request(client: TestClient, captione
     assert value["figure"]["photo"].startswith("data:image/jpeg;base64,")
 
 
+def test_the_next_best_are_added_on_request(captioner: Captioner) -> None:
+    several = Captioner(captioner.engine, n_best=3)
+    batches = Batches(["first"], lambda name: several)
+    try:
+        client, image = TestClient(create_app(batches, rate=0), base_url="http://localhost"), encoded()
+        expected = [other.text for other in several(image).others]
+        assert client.post("/caption", content=image).json()["others"] == []
+        for number in (1, 2, 3):
+            value = client.post(f"/caption?n_best={number}", content=image).json()
+            assert [other["caption"] for other in value["others"]] == expected[: number - 1]
+        assert client.post("/caption?n_best=6", content=image).status_code == 422
+    finally:
+        batches.close()
+
+
+def test_a_caption_is_translated_on_request(client: TestClient, monkeypatch: pytest.MonkeyPatch) -> None:
+    from captioner.translation.translator import Translator
+    from tests.translation.test_translator import build
+
+    translator = Translator(build(), device="cpu")
+    refused = client.post("/caption?language=xx", content=encoded())
+    assert refused.status_code == 422 and "xx" in refused.json()["detail"]
+    monkeypatch.setattr(Translator, "for_language", classmethod(lambda cls, language: translator))
+    value = client.post("/caption?language=de", content=encoded()).json()
+    assert value["translation"] == {"language": "de", "text": translator(value["caption"]).text}
+
+
+def test_requests_are_measured(client: TestClient) -> None:
+    client.post("/caption", content=encoded())
+    client.post("/caption", content=b"no image")
+    client.post("/figure", content=encoded())
+    answer = client.get("/metrics")
+    assert answer.headers["content-type"].startswith("text/plain")
+    found = {line.split(" ")[0]: float(line.split(" ")[1]) for line in answer.text.splitlines() if line[0] != "#"}
+    assert found['captioner_requests_total{path="/caption",status="200"}'] == 1
+    assert found['captioner_requests_total{path="/caption",status="422"}'] == 1
+    assert found['captioner_seconds_count{path="/caption"}'] == 2 and found["captioner_waiting"] == 0
+    assert found['captioner_seconds_sum{path="/figure"}'] > 0
+
+
 @pytest.mark.parametrize(
     ("kind", "start"),
     [
@@ -85,7 +125,7 @@ def test_health_and_the_description_of_the_api(client: TestClient, batches: Batc
     assert client.get("/health").json()["models"] == ["first", "second"]
     assert client.get("/health").json()["loaded"] == ["first"]
     paths = client.get("/openapi.json").json()["paths"]
-    assert set(paths) == {"/caption", "/figure", "/health"}
+    assert set(paths) == {"/caption", "/figure", "/health", "/metrics"}
     assert "multipart/form-data" in paths["/caption"]["post"]["requestBody"]["content"]
     docs = client.get("/docs").text
     assert "https://" not in docs and "/static-offline-docs/" in docs

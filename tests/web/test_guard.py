@@ -8,7 +8,7 @@ import pytest
 from starlette.testclient import TestClient
 from starlette.types import Receive, Scope, Send
 
-from captioner.web.guard import Guard, Rate, names_of
+from captioner.web.guard import Admission, Guard, Rate, names_of
 
 
 async def application(scope: Scope, receive: Receive, send: Send) -> None:
@@ -18,9 +18,11 @@ async def application(scope: Scope, receive: Receive, send: Send) -> None:
 
 @pytest.fixture
 def client() -> TestClient:
-    return TestClient(
-        Guard(application, names_of("127.0.0.1", ["Photos.Example.org"])), base_url="http://localhost:8000"
-    )
+    return client_of(Admission(names_of("127.0.0.1", ["Photos.Example.org"])))
+
+
+def client_of(admission: Admission) -> TestClient:
+    return TestClient(Guard(application, admission), base_url="http://localhost:8000")
 
 
 @pytest.mark.parametrize(
@@ -66,6 +68,32 @@ def test_other_sites_are_refused(client: TestClient, origin: str, status: int) -
     for answer in (client.post("/", headers={"origin": origin}), client.options("/", headers={"origin": origin})):
         assert answer.status_code == status
         assert "access-control-allow-origin" not in answer.headers
+
+
+def test_pages_of_an_allowed_site_may_send_and_read() -> None:
+    client = client_of(Admission(origins=["https://Photos.example/"]))
+    allowed, other = {"origin": "https://photos.example"}, {"origin": "https://evil.example"}
+    answer = client.post("/caption", headers=allowed)
+    assert answer.text == "in" and answer.headers["access-control-allow-origin"] == allowed["origin"]
+    assert answer.headers["cross-origin-resource-policy"] == "cross-origin" and answer.headers["vary"] == "origin"
+    asked = client.options("/caption", headers=allowed | {"access-control-request-method": "POST"})
+    assert asked.status_code == 204 and "authorization" in asked.headers["access-control-allow-headers"]
+    for refused in (client.post("/caption", headers=other), client.options("/caption", headers=other)):
+        assert refused.status_code == 403 and "--allow-origin https://evil.example" in refused.json()["detail"]
+        assert "access-control-allow-origin" not in refused.headers
+    everyone = client_of(Admission(origins=["*"]))
+    assert everyone.post("/caption", headers=other).headers["access-control-allow-origin"] == other["origin"]
+    assert "access-control-allow-origin" not in client.post("/caption").headers
+
+
+def test_a_token_is_wanted_for_captions_and_measurements() -> None:
+    client = client_of(Admission(token="sésame"))
+    assert client.get("/").text == client.get("/health").text == client.get("/docs").text == "in"
+    for headers in ({}, {"authorization": "Bearer no"}, {"authorization": "Basic x"}, {"authorization": "Bearer "}):
+        for answer in (client.post("/caption", headers=headers), client.get("/metrics", headers=headers)):
+            assert answer.status_code == 401 and answer.headers["www-authenticate"] == "Bearer"
+            assert "Authorization: Bearer TOKEN" in answer.json()["detail"]
+    assert client.post("/caption", headers={"authorization": "Bearer sésame".encode()}).text == "in"
 
 
 def test_every_answer_has_the_headers(client: TestClient) -> None:

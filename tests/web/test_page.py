@@ -14,6 +14,7 @@ import pytest
 from captioner.captioner import Captioner
 from captioner.web.app import create_app
 from captioner.web.batching import Batches
+from captioner.web.guard import Admission
 from tests.browser import launched
 from tests.model.test_checkpoint import tiny_model
 from tests.web.conftest import encoded
@@ -149,6 +150,18 @@ def test_captions_are_copied_as_text_and_for_html(show: Any, images: list[Path],
         page.wait_for_function(
             "expected => navigator.clipboard.readText().then(text => text === expected)", arg=expected
         )
+
+
+def test_the_page_sends_the_token_in_its_address(
+    browser: Any, batches: Batches, listening: Callable[..., str], images: list[Path]
+) -> None:
+    address = listening(create_app(batches, admission=Admission(token="secret")))
+    for fragment, shown in (("#token=secret", ".explorer"), ("", ".failed")):
+        page = browser.new_page()
+        page.goto(address + "/" + fragment)
+        page.set_input_files("#files", images[0])
+        page.locator(shown).wait_for()
+        page.close()
 
 
 def test_the_drop_zone_shrinks_to_a_bar(show: Any, images: list[Path]) -> None:
