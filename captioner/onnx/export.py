@@ -160,9 +160,9 @@ def add_graphs(
     config = store.read_whole(folder)
     graphs = _Graphs.of(load_model(folder), str(folder))
     with store.replace(folder, store.CAPTIONER, config) as temporary:
-        for file in (*store.PARTS[store.CAPTIONER], store.CONSENSUS, store.CARD):
-            if (folder / file).is_file():
-                shutil.copyfile(folder / file, temporary / file)
+        card = [store.CARD] if (folder / store.CARD).is_file() else []
+        for file in (*store.parts_of(store.CAPTIONER, config, graphs=False), *card):
+            shutil.copyfile(folder / file, temporary / file)
         return graphs.write(temporary, store.CAPTIONER, config, images, calibrate, progress)
 
 

@@ -35,10 +35,16 @@ PARTS: dict[str, tuple[str, ...]] = {
 }
 
 
-def parts_of(kind: str, config: Mapping[str, Any]) -> tuple[str, ...]:
-    """Return the files of a model's folder beside its config and its card; a captioner may have graphs and more."""
-    graphs = GRAPHS if kind == CAPTIONER and "graphs" in config else ()
-    return (*PARTS[kind], *graphs, *([CONSENSUS] if has_consensus(config) else []))
+def parts_of(kind: str, config: Mapping[str, Any], *, graphs: bool = True) -> tuple[str, ...]:
+    """Return the files of a model's folder beside its config and its card; a captioner may have graphs and more.
+
+    Args:
+        kind: of the model.
+        config: of the model.
+        graphs: include graphs that are beside the weights.
+    """
+    beside = GRAPHS if graphs and kind == CAPTIONER and "graphs" in config else ()
+    return (*PARTS[kind], *beside, *([CONSENSUS] if has_consensus(config) else []))
 
 
 def has_consensus(config: Mapping[str, Any]) -> bool:

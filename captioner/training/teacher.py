@@ -231,8 +231,9 @@ def _is_record(record: dict[str, Any]) -> bool:
 
 def _fingerprint(folder: Path) -> str:
     kind = kind_of(folder)
-    hashed = hashlib.sha256(json.dumps(store.read_config(folder, kind)["model"], sort_keys=True).encode())
-    for part in (*store.PARTS[kind], store.CONSENSUS):  # graphs beside the weights are not used
+    config = store.read_config(folder, kind)
+    hashed = hashlib.sha256(json.dumps(config["model"], sort_keys=True).encode())
+    for part in store.parts_of(kind, config, graphs=False):
         if (folder / part).is_file():  # loading the model reports missing files
             hashed.update((folder / part).read_bytes())
     return hashed.hexdigest()
