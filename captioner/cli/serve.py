@@ -106,6 +106,7 @@ def run(
         raise CaptionerError(f"the page needs {error.name}; run: pip install 'captioner[web]'") from None
     from captioner import store
     from captioner.captioner import Captioner
+    from captioner.data.examples import example_images
     from captioner.store import shipped
     from captioner.web.batching import Batches
     from captioner.web.guard import Admission, names_of
@@ -138,6 +139,7 @@ def run(
     app = create_app(
         batches,
         admission=Admission(names_of(host, allow_host or ()), frozenset(allow_origin or ()), token),
+        examples=example_images(),
         n_best=search.n_best,
         max_bytes=round(1e6 * max_megabytes),
         rate=120 if rate is None else rate,

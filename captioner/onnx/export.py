@@ -15,7 +15,6 @@ import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict
 from importlib import import_module
-from importlib.resources import files as resources
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +23,7 @@ from torch import Tensor, nn
 
 from captioner import files, store
 from captioner.data.annotations import read_captions
+from captioner.data.examples import example_images
 from captioner.data.images import ImageSource
 from captioner.decoders import Decoder, State, Transformer
 from captioner.encoders.grid import GridEncoder
@@ -69,16 +69,6 @@ def require_exporter() -> None:
             raise CaptionerError(
                 f"an export needs {package}, which cannot be imported ({first_line(error)}); run: {INSTALL}"
             ) from None
-
-
-def example_images() -> list[Path]:
-    """Return images to compare on: those of the checkout, or in an installed copy the sample image of matplotlib."""
-    folder = Path(str(resources("captioner"))).parent / "assets" / "examples"
-    if found := sorted(path for path in folder.glob("*") if path.suffix in (".jpg", ".png")):
-        return found
-    from matplotlib.cbook import get_sample_data
-
-    return [Path(str(get_sample_data("grace_hopper.jpg", asfileobj=False)))]
 
 
 def training_images(data: str | Path, most: int = 200) -> list[Path]:

@@ -252,6 +252,20 @@ for (const name of ["model", "rival"]) {
   });
 }
 
+// Examples, until there is an image.
+served.examples.forEach((name) => {
+  const image = make("img", ""), pick = button("", async () => {
+    const answer = await fetch(`examples/${encodeURIComponent(name)}`);
+    const blob = await answer.blob();
+    add([new File([blob], name, { type: blob.type })]);
+  });
+  image.src = `examples/${encodeURIComponent(name)}`;
+  image.alt = name;
+  pick.append(image);
+  the("examples").querySelector(".choices").append(pick);
+});
+the("examples").hidden = !served.examples.length;
+
 // Input: file dialog, drag and drop anywhere on the page, paste, or camera.
 the("choose").addEventListener("click", () => the("files").click());
 the("files").addEventListener("change", ({ target }) => { add(target.files); target.value = ""; });

@@ -4,18 +4,18 @@
 
 import asyncio
 import threading
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from concurrent.futures import Future
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from functools import lru_cache
 from math import ceil
-from pathlib import PurePath
+from pathlib import Path, PurePath
 from typing import Annotated, Any, Literal, TypeVar
 
 from anyio import to_thread
 from fastapi import Depends, FastAPI, HTTPException, Query, Request, Response
-from fastapi.responses import HTMLResponse
+from fastapi.responses import FileResponse, HTMLResponse
 from fastapi_offline import FastAPIOffline
 from PIL import Image
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
@@ -144,6 +144,7 @@ def create_app(
     batches: Batches,
     *,
     admission: Admission | None = None,
+    examples: Sequence[Path] = (),
     n_best: int = 1,
     max_bytes: int = 20_000_000,
     rate: int = 120,
@@ -156,6 +157,7 @@ def create_app(
     Args:
         batches: captions the images; closed when the application shuts down.
         admission: who is let in; by default browsers on this machine's own pages, and all other programs.
+        examples: images to try, which the page offers.
         n_best: number of captions of an image, if a request does not name it.
         max_bytes: maximum size of an image.
         rate: images per minute from one address; 0 means no limit.
@@ -189,7 +191,12 @@ def create_app(
         "web/app.html",
         styles="common.css explorer.css web/app.css",
         scripts="common.js maps.js explorer.js web/app.js",
-        data={"models": batches.models, "megabytes": max_bytes / 1e6, "formats": ["png", "pdf", "gif", "html"]},
+        data={
+            "models": batches.models,
+            "megabytes": max_bytes / 1e6,
+            "formats": ["png", "pdf", "gif", "html"],
+            "examples": [path.name for path in examples],
+        },
         texts={
             "language": "en",
             "title": "Captioner",
@@ -198,7 +205,7 @@ def create_app(
             "note": "",
             "most": "strongest of the word",
         },
-        policy="img-src data: blob:; connect-src 'self'",
+        policy="img-src 'self' data: blob:; connect-src 'self'",
     )
 
     async def uploaded(request: Request) -> AsyncIterator[Upload]:
@@ -250,6 +257,13 @@ def create_app(
     @app.get("/", include_in_schema=False)
     async def index() -> HTMLResponse:
         return HTMLResponse(page)
+
+    @app.get("/examples/{name}", include_in_schema=False)
+    async def example(name: str) -> Response:
+        path = next((path for path in examples if path.name == name), None)
+        if path is None:
+            raise HTTPException(404, f"there is no example {name!r}")
+        return FileResponse(path, headers={"cache-control": "max-age=3600"})
 
     @app.post(
         "/caption",

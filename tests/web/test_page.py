@@ -164,6 +164,19 @@ def test_the_page_sends_the_token_in_its_address(
         page.close()
 
 
+def test_an_example_is_a_click_away(
+    browser: Any, batches: Batches, listening: Callable[..., str], images: list[Path]
+) -> None:
+    page = browser.new_page()
+    page.goto(listening(create_app(batches, examples=images[:2])))
+    assert page.locator("#examples button").count() == 2
+    page.get_by_role("button", name="cat.png").click()
+    explorers(page, 1)
+    assert page.locator("h2").inner_text() == "cat.png" and not page.locator("#examples").is_visible()
+    assert page.request.get(page.url + "examples/notes.txt").status == 404
+    page.close()
+
+
 def test_the_drop_zone_shrinks_to_a_bar(show: Any, images: list[Path]) -> None:
     page = show(viewport={"width": 390, "height": 700})
     before = page.locator("#drop").bounding_box()["height"]
