@@ -110,6 +110,7 @@ def run(
     from captioner.store import shipped
     from captioner.web.batching import Batches
     from captioner.web.guard import Admission, names_of
+    from captioner.web.titles import title
 
     names = list(dict.fromkeys(models or sorted(shipped(), key=lambda name: name != store.DEFAULT)))
     if not names:
@@ -140,6 +141,7 @@ def run(
         batches,
         admission=Admission(names_of(host, allow_host or ()), frozenset(allow_origin or ()), token),
         examples=example_images(),
+        titles={name: title(name) for name in names},
         n_best=search.n_best,
         max_bytes=round(1e6 * max_megabytes),
         rate=120 if rate is None else rate,

@@ -6,9 +6,9 @@ const AT_ONCE = 8, TRIES = 20; // the server captions waiting images in one batc
 
 the("terms").textContent =
   `JPEG, PNG, WebP, HEIC, GIF, TIFF and more, up to ${served.megabytes.toFixed(0)} MB each.`;
-served.models.forEach((name) => {
-  the("model").append(new Option(name, name));
-  the("rival").append(new Option(name, name));
+served.models.forEach(([name, title]) => {
+  the("model").append(new Option(title, name));
+  the("rival").append(new Option(title, name));
 });
 the("models").hidden = served.models.length < 2;
 

@@ -4,7 +4,7 @@
 
 import asyncio
 import threading
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from concurrent.futures import Future
 from contextlib import asynccontextmanager
 from dataclasses import replace
@@ -145,6 +145,7 @@ def create_app(
     *,
     admission: Admission | None = None,
     examples: Sequence[Path] = (),
+    titles: Mapping[str, str] | None = None,
     n_best: int = 1,
     max_bytes: int = 20_000_000,
     rate: int = 120,
@@ -158,6 +159,7 @@ def create_app(
         batches: captions the images; closed when the application shuts down.
         admission: who is let in; by default browsers on this machine's own pages, and all other programs.
         examples: images to try, which the page offers.
+        titles: names of the models on the page, by their own, where they differ.
         n_best: number of captions of an image, if a request does not name it.
         max_bytes: maximum size of an image.
         rate: images per minute from one address; 0 means no limit.
@@ -192,7 +194,7 @@ def create_app(
         styles="common.css explorer.css web/app.css",
         scripts="common.js maps.js explorer.js web/app.js",
         data={
-            "models": batches.models,
+            "models": [[name, (titles or {}).get(name, name)] for name in batches.models],
             "megabytes": max_bytes / 1e6,
             "formats": ["png", "pdf", "gif", "html"],
             "examples": [path.name for path in examples],
