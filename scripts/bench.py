@@ -467,36 +467,37 @@ def _resident() -> float:
         return int(file.read().split()[1]) * 4096 / 1e6
 
 
-def onnx(photos: list[str], rounds: int, calibrate: Path | None) -> list[Row]:
-    """Caption on onnxruntime, without torch; "plain" is torch."""
+def onnx(photos: list[str], rounds: int) -> list[Row]:
+    """Caption on onnxruntime, with the graphs that the default has; "plain" is torch."""
     size = max(1, len(photos) // rounds)
     parts = [photos[i * size : (i + 1) * size] for i in range(rounds)]
-    caption = [sys.executable, "-m", "captioner", "caption", photos[0]]
-    in_torch = Captioner.from_pretrained(device="cpu")
-    exports: dict[str, list[str]] = {"float32": []}
-    if calibrate is not None:
-        exports["eight bits"] = ["--int8", "--calibrate", str(calibrate)]
+    graphs = Captioner.from_pretrained(engine="onnx")
+    in_torch = Captioner.from_pretrained(device="cpu", engine="torch")
     rows: list[Row] = []
-    for kind, options in exports.items():
-        with tempfile.TemporaryDirectory() as name:
-            folder = str(Path(name) / "model")
-            command = [sys.executable, "-m", "captioner", "export", "show_attend_tell", "-o", folder, *options]
-            subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
-            captioner, small = Captioner.from_pretrained(folder), [*caption, "-m", folder]
-            works: dict[str, Work] = {
-                "ours": lambda turn, c=captioner: list(c.stream(parts[turn])),  # type: ignore[misc]
-                "plain": lambda turn: list(in_torch.stream(parts[turn])),
-            }
-            row = in_turns(works, rounds, size)
-            rows.append({"name": f"captioning files, {kind}", "unit": "images/s", **row})
-            works = {"ours": lambda _, command=small: _child(command), "plain": lambda _: _child(caption)}  # type: ignore[misc]
-            row = in_turns(works, 2 * rounds, 1)
-            seconds = {key: 1 / row[key] for key in works} | {"times": {"plain": 1 / row["times"]["plain"]}}
-            rows.append({"name": f"captioning one image, {kind}", "unit": "s", **seconds})
-            peak = {"ours": _child(small), "plain": _child(caption)}
-            peak["times"] = {"plain": peak["ours"] / peak["plain"]}  # type: ignore[assignment]
-            rows.append({"name": f"its peak memory, {kind}", "unit": "MB", **peak})
+    for what, width in (("", graphs.search.width), (", beam width 3", 3)):
+        works: dict[str, Work] = {}
+        for name, captioner in (("ours", graphs), ("plain", in_torch)):
+            narrow = Captioner(captioner.engine, width=width)
+            works[name] = lambda turn, c=narrow: list(c.stream(parts[turn]))  # type: ignore[misc]
+        rows.append({"name": f"captioning files{what}", "unit": "images/s", **in_turns(works, rounds, size)})
+    loaders = {
+        name: lambda turn, c=captioner: list(c.engine.features(_loader(parts[turn], c)))  # type: ignore[misc]
+        for name, captioner in (("ours", graphs), ("plain", in_torch))
+    }
+    rows.append({"name": "encoding files", "unit": "images/s", **in_turns(loaders, rounds, size)})
+    caption = [sys.executable, "-m", "captioner", "caption", photos[0]]
+    commands = {"ours": caption, "plain": [*caption, "--engine", "torch"]}
+    row = in_turns({name: lambda _, c=command: _child(c) for name, command in commands.items()}, 2 * rounds, 1)  # type: ignore[misc]
+    seconds = {key: 1 / row[key] for key in commands} | {"times": {"plain": 1 / row["times"]["plain"]}}
+    rows.append({"name": "captioning one image", "unit": "s", **seconds})
+    peak: Row = {name: _child(command) for name, command in commands.items()}
+    peak["times"] = {"plain": peak["ours"] / peak["plain"]}
+    rows.append({"name": "its peak memory", "unit": "MB", **peak})
     return rows
+
+
+def _loader(photos: list[str], captioner: Captioner) -> ImageLoader:
+    return ImageLoader(photos, captioner.transform, batch_size=captioner.engine.encoded_at_once(32), workers=2)
 
 
 SECTIONS = ("limits", "encoder", "folder", "search", "training", "tuning", "start", "growth", "onnx")
@@ -570,7 +571,8 @@ def page(record: Mapping[str, Any]) -> str:
     without = ""
     if exported:
         without = (
-            "## Without torch\n\nThe exported default captioner on onnxruntime (`captioner export`), against torch.\n\n"
+            "## Without torch\n\nThe default captioner on onnxruntime, with the graphs in eight bits that run it on a "
+            "CPU, against its weights in torch.\n\n"
             + cards.markdown_table(("what", "onnxruntime", "torch", "times"), exported)
         )
     text = TEXT.format(
@@ -602,7 +604,7 @@ def measure(section: str, photos: list[str], arguments: argparse.Namespace, peer
         "folder": folder,
         "search": search,
         "start": start,
-        "onnx": lambda photos, rounds: onnx(photos, rounds, arguments.calibrate),
+        "onnx": onnx,
     }
     keep_freed_memory()
     return works[section](photos, rounds)
@@ -623,7 +625,6 @@ def main() -> None:
         help="also measure the decoders of sgrvinod (the PyTorch tutorial of image captioning) or luo "
         "(ImageCaptioning.pytorch, which needs the package six), imported from a checkout",
     )
-    parser.add_argument("--calibrate", type=Path, help="data of the default captioner's training: also in eight bits")
     parser.add_argument("--draw", action="store_true", help="write the page from the figures that are there")
     parser.add_argument("--profile", choices=list(TRAINED), help="print where a training step's time goes")
     parser.add_argument("--section", choices=SECTIONS, help=argparse.SUPPRESS)
