@@ -254,9 +254,10 @@ class PhotoIndex:
         stamp = " ".join(f"{record} {_stamp_or_none(record)}" for record in records)
         if self._value("records") != stamp or report.new:
             captions: dict[bytes, str] = {}
+            names = {name for (name,) in self._base.execute("SELECT name FROM photos")}
             for record in records:
                 try:
-                    captions |= read_record(record, found)
+                    captions |= read_record(record, names)
                 except CaptionerError as error:
                     report.errors.append(error)
             before = dict(self._base.execute("SELECT name, text FROM captions"))

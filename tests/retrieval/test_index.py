@@ -143,6 +143,18 @@ def test_texts_are_those_of_sidecars_metadata_and_records(folder: Path, captione
         assert set(index.matches(["otto"])) == {b"blue.jpg", b"red.jpg"} and index.text(b"green.png") == ""
 
 
+def test_captions_of_photos_that_are_not_searched_stay(folder: Path, captioner: Captioner, tmp_path: Path) -> None:
+    record = tmp_path / "rows.jsonl"
+    record.write_text("".join(json.dumps({"image": name, "caption": name}) + "\n" for name in ("red.jpg", "blue.jpg")))
+    with updated(folder, captioner, record):
+        pass
+    shutil.copy(folder / "red.jpg", folder / "new.jpg")
+    with open_index(folder / INDEX, folder) as index:
+        index.update([folder / "new.jpg", folder / "red.jpg"], "m", lambda: captioner, records=[record])
+    with updated(folder, None, record) as index:
+        assert index.text(b"blue.jpg") == "blue.jpg" and index.text(b"red.jpg") == "red.jpg"
+
+
 def test_bm25_is_that_of_its_paper(folder: Path, captioner: Captioner) -> None:
     texts = {"red": "a dog and a cat", "blue": "a dog", "green": "the sea at night is dark"}
     for name, text in texts.items():
