@@ -9,13 +9,17 @@ import os
 import signal
 import socket
 import sys
+from collections.abc import Callable
 from contextlib import suppress
 from functools import partial
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from captioner.cli import complete, console, options
+
+if TYPE_CHECKING:
+    from captioner.caption import Caption
 
 EXAMPLES = """Example: captioner serve
 
@@ -142,6 +146,7 @@ def run(
         admission=Admission(names_of(host, allow_host or ()), frozenset(allow_origin or ()), token),
         examples=example_images(),
         titles={name: title(name) for name in names},
+        load_translator=_translator,
         n_best=search.n_best,
         max_bytes=round(1e6 * max_megabytes),
         rate=120 if rate is None else rate,
@@ -174,6 +179,12 @@ def run(
         # An image may take long, and the interpreter would crash as it takes itself apart under a thread that decodes.
         sys.stdout.flush()
         os._exit(0)
+
+
+def _translator(language: str) -> Callable[[Caption], Caption]:
+    from captioner.translation.translator import Translator  # needs torch, and captions alone do not
+
+    return Translator.for_language(language).caption
 
 
 def _address(host: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:

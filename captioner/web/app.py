@@ -146,6 +146,7 @@ def create_app(
     admission: Admission | None = None,
     examples: Sequence[Path] = (),
     titles: Mapping[str, str] | None = None,
+    load_translator: Callable[[str], Callable[[Caption], Caption]] | None = None,
     n_best: int = 1,
     max_bytes: int = 20_000_000,
     rate: int = 120,
@@ -160,6 +161,8 @@ def create_app(
         admission: who is let in; by default browsers on this machine's own pages, and all other programs.
         examples: images to try, which the page offers.
         titles: names of the models on the page, by their own, where they differ.
+        load_translator: loads what adds a translation into a language to a caption, or raises a
+            :class:`CaptionerError`; without it there are no translations.
         n_best: number of captions of an image, if a request does not name it.
         max_bytes: maximum size of an image.
         rate: images per minute from one address; 0 means no limit.
@@ -250,11 +253,7 @@ def create_app(
     ImageUpload = Annotated[Upload, Depends(uploaded)]
     Model = Annotated[str | None, Query(description="One of the models listed by /health; by default the first.")]
 
-    @lru_cache(maxsize=8)
-    def translator(language: str) -> Any:
-        from captioner.translation.translator import Translator  # needs torch, and captions alone do not
-
-        return Translator.for_language(language)
+    translator = lru_cache(maxsize=8)(load_translator or _no_translator)
 
     @app.get("/", include_in_schema=False)
     async def index() -> HTMLResponse:
@@ -299,7 +298,7 @@ def create_app(
         found = await submitted(request, upload, model, n_best)
         if language is not None:
             plain = found
-            found = await result(request, upload, lambda: batches.draw(lambda: translator(language).caption(plain)))
+            found = await result(request, upload, lambda: batches.draw(lambda: translator(language)(plain)))
         value = found.to_dict(attention=attention)
         if figure:
             shown = await small(request, upload, style)
@@ -350,6 +349,10 @@ def create_app(
         return Response(generate_latest(metrics.registry), media_type=CONTENT_TYPE_LATEST)
 
     return app
+
+
+def _no_translator(language: str) -> Callable[[Caption], Caption]:
+    raise CaptionerError(f"{language}: this server does not translate; leave the language out")
 
 
 def _later(status: int, reason: str, seconds: float) -> HTTPException:

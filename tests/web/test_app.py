@@ -18,6 +18,7 @@ from fastapi import FastAPI
 from PIL import Image
 from starlette.testclient import TestClient
 
+from captioner.caption import Caption
 from captioner.captioner import Captioner
 from captioner.errors import CheckpointError
 from captioner.web.app import create_app
@@ -79,16 +80,23 @@ def test_the_next_best_are_added_on_request(captioner: Captioner) -> None:
         batches.close()
 
 
-def test_a_caption_is_translated_on_request(client: TestClient, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_caption_is_translated_on_request(client: TestClient, batches: Batches) -> None:
+    from captioner.cli.serve import _translator
     from captioner.translation.translator import Translator
     from tests.translation.test_translator import build
 
     translator = Translator(build(), device="cpu")
-    refused = client.post("/caption?language=xx", content=encoded())
-    assert refused.status_code == 422 and "xx" in refused.json()["detail"]
-    monkeypatch.setattr(Translator, "for_language", classmethod(lambda cls, language: translator))
-    value = client.post("/caption?language=de", content=encoded()).json()
+    refused = client.post("/caption?language=de", content=encoded())
+    assert refused.status_code == 422 and "does not translate" in refused.json()["detail"]
+
+    def load(language: str) -> Callable[[Caption], Caption]:
+        return translator.caption if language == "de" else _translator(language)
+
+    translating = TestClient(create_app(batches, load_translator=load), base_url="http://localhost")
+    value = translating.post("/caption?language=de", content=encoded()).json()
     assert value["translation"] == {"language": "de", "text": translator(value["caption"]).text}
+    unknown = translating.post("/caption?language=xx", content=encoded())
+    assert unknown.status_code == 422 and "xx" in unknown.json()["detail"]
 
 
 def test_requests_are_measured(client: TestClient) -> None:
