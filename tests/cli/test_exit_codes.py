@@ -19,6 +19,7 @@ from tests.cli.conftest import Run
 COMMANDS = {
     "caption": ["photo.jpg"],
     "attend": ["photo.jpg", "-o", "figure.png"],
+    "find": ["a dog", "photos"],
     "serve": [],
     "bulk": ["photos", "-o", "captions"],
     "translate": ["Hello"],

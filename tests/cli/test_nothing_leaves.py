@@ -194,6 +194,7 @@ COMMANDS = {
     "caption, an ensemble": "caption {photos} --model {model}+{partner} -o captions.csv",
     "attend": "attend {photos}/0.jpg --model {model} -o attention.png",
     "attend, a page": "attend {photos}/0.jpg --model {model} -o attention.html",
+    "find": "find dog {photos} --model {exported} --index photos.index -o found.html",
     "bulk": "bulk {photos} -o rows --model {exported}",
     "translate": "translate Dogs. --model {translator} -o alignment.png",
     "evaluate": "evaluate {model} {data} --split dev --output-scores scores.json",
