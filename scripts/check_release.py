@@ -85,7 +85,7 @@ def check_sdist(sdist: Path) -> None:
 
 
 def check_wheel(wheel: Path) -> None:
-    """Check that the wheel holds the package, its models and py.typed, and has the code's version."""
+    """Check that the wheel holds the package, models, example images and py.typed, and has the version of the code."""
     with zipfile.ZipFile(wheel) as archive:
         files = set(archive.namelist())
         information = f"captioner-{captioner.__version__}.dist-info/"
@@ -94,9 +94,10 @@ def check_wheel(wheel: Path) -> None:
         sys.exit(f"{wheel.name}: is not version {captioner.__version__}")
     inside = {file for file in files if not file.startswith(information)}
     sources = [file for file in (ROOT / "captioner").rglob("*") if file.is_file() and "__pycache__" not in file.parts]
-    models = [file for model in (ROOT / "assets").glob(f"*/{CONFIG}") for file in model.parent.iterdir()]
+    folders = [*(path.parent for path in (ROOT / "assets").glob(f"*/{CONFIG}")), ROOT / "assets" / "examples"]
+    shipped = [file for folder in folders for file in folder.iterdir()]
     expected = {str(file.relative_to(ROOT)) for file in sources}
-    expected |= {f"captioner/{file.relative_to(ROOT)}" for file in models}
+    expected |= {f"captioner/{file.relative_to(ROOT)}" for file in shipped}
     expect(inside, expected, wheel.name)
     if "captioner/py.typed" not in inside:
         sys.exit(f"{wheel.name}: has no py.typed")
