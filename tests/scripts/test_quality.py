@@ -33,9 +33,9 @@ def numbers(cell: Any) -> list[float]:
 
 
 def test_the_pages_tables_are_those_of_the_json_file(repository: Path, quality: ModuleType) -> None:
-    page = (repository / "docs" / "howto" / "quality.md").read_text(encoding="utf-8")
+    page, lineage = ((repository / "docs" / name).read_text("utf-8") for name in ("howto/quality.md", "lineage.md"))
     assert not re.search(r"^\|", page, re.MULTILINE), "a table that was typed into the page"
-    named = re.findall(r"<!-- table: quality_(\w+) -->", page)
+    named = re.findall(r"<!-- table: quality_(\w+) -->", page + lineage)
     assert named == list(json.loads((repository / "docs" / "howto" / "quality.json").read_text(encoding="utf-8")))
     for name in named:
         table = quality.tables()[name]
