@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from functools import cached_property
+from functools import cache, partial
 from json import dumps
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -92,13 +92,13 @@ def run(
 
     words_of(sentence)
     if not folder.is_dir():
-        raise CaptionerError(f"{folder}{os.sep}: there is no such folder; give that of the photos")
+        raise CaptionerError(f"{folder}{os.sep}: no such folder; give the folder of the photos")
     (located, *others) = store.locate_captioners(model)
     if others:
         raise typer.BadParameter("an ensemble cannot find photos; give one model", param_hint="--model")
     options.check_outputs([*(captions or ()), *([index] if index else ())], output=output)
     failures = console.Failures()
-    loaded = _Loaded(located, device, engine)
+    load = cache(partial(_load, located, device=device, engine=engine))
     found = find_images([folder], recursive=recursive, on_empty=failures)
     records = [folder / RECORD] if (folder / RECORD).is_file() else []
     with open_index(index or folder / INDEX, folder) as photos:
@@ -106,7 +106,7 @@ def run(
             report = photos.update(
                 (path for path in found if not is_drawn_image(str(path))),
                 _identity(located),
-                loaded,
+                load,
                 records=[*records, *(captions or ())],
                 max_pixels=max_pixels,
                 workers=workers,
@@ -120,7 +120,7 @@ def run(
         if not searched:
             failures.exit()
             raise CaptionerError(f"{folder}{os.sep}: no photos to find; give a folder that contains some")
-        finder = Finder(photos, loaded())
+        finder = Finder(photos, load())
         hits = finder.find(sentence, top)
         if unknown := finder.unknown(sentence):
             console.note(f"not among the model's words, so only found in texts: {', '.join(dict.fromkeys(unknown))}")
@@ -137,27 +137,16 @@ def run(
     failures.exit()
 
 
-class _Loaded:
-    """Loads the model when it is first called."""
+def _load(folder: Path, *, device: str, engine: str) -> Captioner:
+    from captioner import Captioner
 
-    def __init__(self, folder: Path, device: str, engine: str) -> None:
-        self._settings = folder, device, engine
-
-    @cached_property
-    def _captioner(self) -> Captioner:
-        from captioner import Captioner
-
-        folder, device, engine = self._settings
-        captioner = Captioner.from_pretrained(folder, device=device, engine=engine)
-        if captioner.engine.grid is None:
-            raise CaptionerError(
-                f"{folder.name}: attends to regions, and find needs a model that attends to a grid, such as "
-                "show_attend_tell; give one"
-            )
-        return captioner
-
-    def __call__(self) -> Captioner:
-        return self._captioner
+    captioner = Captioner.from_pretrained(folder, device=device, engine=engine)
+    if captioner.engine.grid is None:
+        raise CaptionerError(
+            f"{folder.name}: attends to regions, and find needs a model that attends to a grid, such as "
+            "show_attend_tell; give one"
+        )
+    return captioner
 
 
 def _identity(folder: Path) -> str:

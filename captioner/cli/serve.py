@@ -59,7 +59,7 @@ def run(
         list[str] | None,
         typer.Option(
             metavar="URL",
-            help="Another site whose pages may use the API, as https://example.org, or * for all; may be repeated.",
+            help="Let the pages of this site use the API, for example https://example.org; * for all; may be repeated.",
         ),
     ] = None,
     token: Annotated[
@@ -94,8 +94,8 @@ def run(
     The page compares two models and shows the attention of each for every word. POST /caption takes an image and
     answers in JSON; /docs describes it. Images of several requests share a batch.
 
-    Images stay in memory and are never written. Without --token there is no password, and there is no encryption:
-    outside your own network, put it behind a server that has both.
+    Images stay in memory and are never written. There is no encryption, and no password without --token: outside your
+    own network, put it behind a server that has both.
     """
     from captioner.errors import CaptionerError
 
@@ -125,7 +125,7 @@ def run(
 
     def load(name: str) -> Captioner:
         loaded = Captioner.from_pretrained(name, device=device, engine=engine, **settings)
-        # Requests may ask for as many captions as the beam has; a wider one would change the best.
+        # An n-best list is limited to the model's beam width, as a wider beam may change the best caption.
         most = max(loaded.search.n_best, min(MOST_BEST, loaded.search.width))
         loaded.search = loaded.search.changed(n_best=most)
         return loaded

@@ -35,7 +35,7 @@ from captioner.search.config import SearchConfig
 from captioner.search.consensus import Judge, search_agreeing
 from captioner.search.search import search as find
 
-_SCORED = 50  # images whose captions are scored at once
+_SCORED = 50  # images in a batch when a caption is scored
 
 
 class TorchEngine(Engine):

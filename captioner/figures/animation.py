@@ -24,7 +24,8 @@ def frames(caption: Caption, image: Image.Image, style: Style) -> Iterator[tuple
     Raises:
         CaptionerError: see :class:`Heat`.
     """
-    heat, colours = Heat(caption, style), palette(style)
+    heat = Heat(caption, style)
+    colours = palette(style, regions=heat.boxes is not None)
     side = max(_MIN_WIDTH, style.side // 2)
     drawn = fit(image, (side, side))
     base, maps = toned(drawn), heat.maps(drawn.size)
@@ -39,9 +40,7 @@ def frames(caption: Caption, image: Image.Image, style: Style) -> Iterator[tuple
     def frame(word: int | None) -> Image.Image:
         sheet = Sheet(size)
         sheet.place(
-            np.asarray(drawn)
-            if word is None
-            else overlay(base, maps.share(word), colours, regions=heat.boxes is not None),
+            np.asarray(drawn) if word is None else overlay(base, maps.share(word), colours),
             *at,
         )
         if word is not None:

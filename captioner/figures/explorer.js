@@ -67,7 +67,7 @@ function explore(root, data) {
   // State of the interaction: the word under the pointer, the held word, the word being played, the point on the image,
   // the last used caption.
   const now = { hover: null, held: null, playing: null, point: null, current: 0 };
-  // The word whose map stays while nothing else is shown: that of the best caption with the largest weight.
+  // The word that is shown at rest: the one with the largest weight in the best caption.
   const rest = cards[0].own.length
     ? cards[0].own.reduce((best, word) => (words[word].peak > words[best].peak ? word : best)) : null;
   function shown() {

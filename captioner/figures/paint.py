@@ -9,21 +9,25 @@ from captioner.caption import Array
 from captioner.figures.style import Style
 
 COLOUR_STEPS = 256  # steps of a colour map
-REGION_OPACITY = 0.5  # of a region's colour, times that of a cell: a region often covers most of the image
+REGION_OPACITY = 0.5  # opacity of a region relative to that of a cell: a region often covers most of the image
 _GREY, _LIGHT = 0.85, 0.78  # desaturation of the image under a map, and the share of brightness that it keeps
 
 
-def palette(style: Style) -> Array:
+def palette(style: Style, *, regions: bool = False) -> Array:
     """Return the colours from no attention to the strongest, (256, 4): red, green, blue and opacity, each in 0..1.
 
     Opacity rises with attention, starting at zero. The first quarter of the colour map is left out: most colour maps
     begin near black, which would darken the image where there is hardly any attention.
+
+    Args:
+        style: names the colour map and its opacity.
+        regions: the attention is to regions, which are drawn with :data:`REGION_OPACITY`.
     """
     from matplotlib import colormaps
 
     share = np.linspace(0, 1, COLOUR_STEPS)
     colours: Array = np.asarray(colormaps[style.colours](0.25 + 0.75 * share), dtype=float)
-    colours[:, 3] = style.opacity * share
+    colours[:, 3] = style.opacity * share * (REGION_OPACITY if regions else 1)
     return colours
 
 
@@ -34,20 +38,19 @@ def toned(image: Image.Image) -> Array:
     return ((1 - _GREY) * pixels + _GREY * grey[..., None]) * _LIGHT
 
 
-def overlay(base: Array, share: Array, colours: Array, *, regions: bool = False) -> Array:
+def overlay(base: Array, share: Array, colours: Array) -> Array:
     """Overlay colours on an image.
 
     Args:
         base: (H, W, 3), 0..1; see :func:`toned`.
         share: (H, W), 0..1, where 1 is drawn in the last colour.
         colours: see :func:`palette`.
-        regions: the attention is to regions, whose colours are paler.
 
     Returns:
         (H, W, 3) uint8.
     """
     colour = colours.astype(np.float32)[np.rint(share * (COLOUR_STEPS - 1)).astype(int)]
-    alpha = colour[..., 3:] * (REGION_OPACITY if regions else 1)
+    alpha = colour[..., 3:]
     return np.rint((base * (1 - alpha) + colour[..., :3] * alpha) * 255).astype(np.uint8)
 
 

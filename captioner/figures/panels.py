@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 from PIL import Image
 
-from captioner.caption import Caption
+from captioner.caption import Array, Caption
 from captioner.data.transform import Box
 from captioner.figures.heat import Heat
 from captioner.figures.paint import fit, overlay, palette, toned
@@ -89,7 +89,8 @@ def sheet(caption: Caption, image: Image.Image, style: Style, note: str = "") ->
     Raises:
         CaptionerError: see :class:`Heat`.
     """
-    heat, colours = Heat(caption, style), palette(style)
+    heat = Heat(caption, style)
+    colours = palette(style, regions=heat.boxes is not None)
     unit = style.width / 100
     letters = unit * style.letters
     title, small = 2.0 * letters, 1.2 * letters
@@ -119,7 +120,7 @@ def sheet(caption: Caption, image: Image.Image, style: Style, note: str = "") ->
             mark_seen(page, caption.seen, at, drawn.size)
             continue
         word = number - 1
-        page.place(overlay(base, maps.share(word), colours, regions=heat.boxes is not None), *at)
+        page.place(overlay(base, maps.share(word), colours), *at)
         mark_regions(page, heat, word, at, drawn.size, small)
         mark_seen(page, caption.seen, at, drawn.size)
         peak = percent(heat.peak(word))
@@ -133,7 +134,7 @@ def sheet(caption: Caption, image: Image.Image, style: Style, note: str = "") ->
     _legend(
         page,
         style,
-        heat,
+        colours,
         margin,
         page.size[1] - margin,
         small,
@@ -156,7 +157,8 @@ def single(caption: Caption, image: Image.Image, style: Style, word: int, note: 
     Raises:
         CaptionerError: see :class:`Heat`.
     """
-    heat, colours = Heat(caption, style), palette(style)
+    heat = Heat(caption, style)
+    colours = palette(style, regions=heat.boxes is not None)
     unit = style.width / 100
     title, small, margin = 2.4 * unit * style.letters, 1.5 * unit * style.letters, round(2.2 * unit)
     inner = style.width - 2 * margin
@@ -174,10 +176,10 @@ def single(caption: Caption, image: Image.Image, style: Style, word: int, note: 
             page.text(x, margin + title * (0.8 + 1.45 * number), words[i], title, weight=weight, colour=colour)
             x += width_of(words[i], title, weight) + space
     at = (margin + (inner - drawn.width) // 2, top)
-    page.place(overlay(toned(drawn), heat.maps(drawn.size).share(word), colours, regions=heat.boxes is not None), *at)
+    page.place(overlay(toned(drawn), heat.maps(drawn.size).share(word), colours), *at)
     mark_regions(page, heat, word, at, drawn.size, small)
     mark_seen(page, caption.seen, at, drawn.size)
-    _legend(page, style, heat, margin, page.size[1] - margin, small, f"peak {percent(heat.peak(word))}", note)
+    _legend(page, style, colours, margin, page.size[1] - margin, small, f"peak {percent(heat.peak(word))}", note)
     return page
 
 
@@ -222,13 +224,13 @@ def mark_seen(page: Sheet, seen: Box, at: tuple[int, int], size: tuple[int, int]
         page.frame(_on(seen, at, size), colour="#ffffff", width=page.size[0] / 900, dashed=True)
 
 
-def _legend(page: Sheet, style: Style, heat: Heat, left: int, bottom: int, text: float, *notes: str) -> None:
+def _legend(page: Sheet, style: Style, colours: Array, left: int, bottom: int, text: float, *notes: str) -> None:
     """Draw the colour scale, from even attention up, on grey like an image under a map, and explain it."""
     width, height = round(14 * text), max(3, round(0.75 * text))
     ramp = np.repeat(np.linspace(0, 1, width)[None], height, axis=0)
     grey = np.full((height, width, 3), 0.75, dtype=np.float32)
     x = left + round(width_of("even", text) + 0.5 * text)
-    page.place(overlay(grey, ramp, palette(style), regions=heat.boxes is not None), x, bottom - height)
+    page.place(overlay(grey, ramp, colours), x, bottom - height)
     page.text(left, bottom, "even", text, colour=PALE)
     scope = "the word" if style.scale == "word" else "the caption"
     legend = "  ·  ".join((f"strongest of {scope}", *filter(None, notes)))

@@ -122,7 +122,8 @@ class PhotoIndex:
                     report.before += 1
                 else:
                     waiting.append((name, path, stamp))
-            self._encode(waiting, load if waiting else None, stamps, report, max_pixels, workers, progress)
+            if waiting:
+                self._encode(waiting, load(), stamps, report, max_pixels, workers, progress)
             gone = [name for name in stamps if name not in found and not os.path.lexists(self._path(name))]
             gone += [name for name, _, stamp in waiting if name in stamps and self._stamp_of(name) != stamp]
             report.gone = len(gone)
@@ -182,16 +183,14 @@ class PhotoIndex:
     def _encode(
         self,
         waiting: Sequence[tuple[bytes, Path, str]],
-        load: Callable[[], Captioner] | None,
+        captioner: Captioner,
         stamps: Mapping[bytes, str],
         report: Report,
         max_pixels: int | None,
         workers: int,
         progress: Callable[[int, int | None], None] | None,
     ) -> None:
-        if load is None:
-            return
-        engine = load().engine
+        engine = captioner.engine
         loader = ImageLoader(
             [path for _, path, _ in waiting],
             engine.transform,

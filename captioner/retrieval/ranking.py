@@ -64,7 +64,7 @@ class Hit:
 
 
 class Finder:
-    """Finds photos of an index, whose :meth:`PhotoIndex.update` has been called.
+    """Finds photos in an index. Call :meth:`PhotoIndex.update` on it first.
 
     Args:
         index: of the photos.

@@ -11,8 +11,8 @@ from jinja2 import ChoiceLoader, Environment, PackageLoader, StrictUndefined
 
 from captioner.data.images import load_image
 from captioner.errors import ImageError
-from captioner.figures.document import base64_text, clean
-from captioner.figures.drawing import encoded
+from captioner.figures.document import clean
+from captioner.figures.explorer import data_url
 from captioner.retrieval.ranking import Hit
 
 _SIDE = 480  # pixels of the longer side of an image
@@ -56,10 +56,10 @@ def _link(photo: Path, page: Path) -> str:
 
 
 def _thumbnail(path: Path) -> str | None:
-    """Return an image as a small JPEG in base64; ``None`` if it cannot be read any more."""
+    """Return a small image in a data URL; ``None`` if it cannot be read any more."""
     try:
         image = load_image(path, min_size=_SIDE)
     except ImageError:
         return None
     image.thumbnail((_SIDE, _SIDE))
-    return base64_text(encoded(image.convert("RGB"), "JPEG", quality=80, optimize=True))
+    return data_url(image)

@@ -13,7 +13,12 @@ from typing import Any, NamedTuple
 from captioner import files
 from captioner.data.rows import unguarded
 from captioner.errors import FileError, first_line
-from captioner.metadata import SIDECAR_NAMES, text_sidecar, texts_of
+from captioner.metadata import SIDECAR_NAMES, TextSidecars, XmpSidecars, text_sidecar, texts_of
+
+_SIDECARS: tuple[TextSidecars | XmpSidecars, ...] = (
+    TextSidecars(),
+    *(XmpSidecars(name=name) for name in SIDECAR_NAMES),
+)
 
 
 class Texts(NamedTuple):
@@ -36,11 +41,8 @@ def beside(photo: Path) -> tuple[str, Callable[[], Texts]]:
     The function raises an :class:`ImageError` if the photo is missing, and a :class:`FileError` if a sidecar is damaged
     or cannot be read.
     """
-    text = photo.with_suffix(".txt")
-    sidecars = [photo.with_name(f"{photo.name}.xmp"), photo.with_suffix(".xmp")]
-    assert len(sidecars) == len(SIDECAR_NAMES)
     stamps = []
-    for path in (photo, text, *sidecars):
+    for path in (photo, *(sidecars.path(photo) for sidecars in _SIDECARS)):
         with suppress(OSError, ValueError):
             status = path.stat()
             stamps.append(f"{path.suffix} {status.st_size} {status.st_mtime_ns}")
@@ -60,8 +62,8 @@ def beside(photo: Path) -> tuple[str, Callable[[], Texts]]:
 def read_record(path: Path, photos: Collection[bytes]) -> dict[bytes, str]:
     """Return the captions in an output file of ``captioner caption``, by the photos' names.
 
-    The file has the names as they were given there, perhaps from another folder. A row is of the photo with whose name
-    its own ends.
+    The file has the paths that were given to that command, perhaps in another folder. A row belongs to the photo whose
+    name is the longest end of its path.
 
     Args:
         path: ending in .jsonl or .csv.

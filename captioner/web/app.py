@@ -39,7 +39,7 @@ from captioner.web.upload import Upload, read_upload
 T = TypeVar("T")
 
 MOST_BEST = 5
-"""Most captions of an image that a request may ask for."""
+"""Longest n-best list that a request may ask for."""
 
 _TYPES = {
     "png": "image/png",
@@ -263,7 +263,7 @@ def create_app(
     async def example(name: str) -> Response:
         path = next((path for path in examples if path.name == name), None)
         if path is None:
-            raise HTTPException(404, f"there is no example {name!r}")
+            raise HTTPException(404, f"no example is named {name!r}")
         return FileResponse(path, headers={"cache-control": "max-age=3600"})
 
     @app.post(

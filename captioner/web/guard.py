@@ -80,7 +80,7 @@ class Admission:
 
     Attributes:
         names: host names of this server; see :func:`names_of`.
-        origins: other sites whose pages may send requests, as ``https://example.org``; ``*`` for all.
+        origins: other sites whose pages may use the API, for example ``https://example.org``; ``*`` for all.
         token: that a request for a caption, a figure or the measurements must carry as ``Authorization: Bearer
             TOKEN``; "" for none. The page, the state and the description of the API need none.
     """
@@ -134,7 +134,7 @@ class Guard:
         }
 
     def _preflight(self, scope: Scope, granted: dict[str, str]) -> Response | None:
-        """Answer a browser that asks whether a page of an allowed site may send a request."""
+        """Answer a CORS preflight request from a page of an allowed site."""
         if scope["method"] != "OPTIONS" or not granted:
             return None
         allowed = {

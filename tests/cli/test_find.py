@@ -112,7 +112,7 @@ def test_the_contact_sheet_shows_and_links_the_photos(find, photos: Path, tmp_pa
 
 def test_wrong_uses(find, run, model: Path, partner: Path, photos: Path, tmp_path: Path) -> None:
     gone = find("a dog", tmp_path / "gone")
-    assert gone.code == 1 and "there is no such folder" in gone.err
+    assert gone.code == 1 and "no such folder; give the folder of the photos" in gone.err
     lost = find("a dog", photos, "--captions", tmp_path / "gone.csv")
     assert lost.code == 1 and "gone.csv: cannot be read (No such file" in lost.err and len(lost.lines) == 3
     assert find("a dog", photos, "-o", "sheet.pdf").code == 2
