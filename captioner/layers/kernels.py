@@ -47,6 +47,12 @@ def _scores(e: Tensor, f: Tensor, v: Tensor) -> Tensor:
     return v.sum() - 2.0 * (v.unsqueeze(-1) * torch.reciprocal(1.0 + e.unsqueeze(1) * f.unsqueeze(-1))).sum(2)
 
 
+def _scores_stored(e: Tensor, f: Tensor, v: Tensor) -> Tensor:
+    """Compute :func:`_scores` in three passes over all elements instead of five, with 1/e and v/e of the keys."""
+    g, weighted = torch.reciprocal(e).unsqueeze(1), (v.unsqueeze(-1) / e).unsqueeze(1)
+    return v.sum() - 2.0 * (weighted / (g + f.unsqueeze(-1))).sum(2)
+
+
 def _query_gradient(e: Tensor, f: Tensor, ds: Tensor) -> Tensor:
     """Sum over keys: e (B, N, A), f (B, K, A), ds (B, K, N) -> sum_n ds r (1 - r), (B, K, A)."""
     r = torch.reciprocal(1.0 + e.unsqueeze(1) * f.unsqueeze(2))
@@ -92,23 +98,34 @@ def _key_gradient_eager(e: Tensor, f: Tensor, ds: Tensor) -> tuple[Tensor, Tenso
 
 
 class Kernel:
-    """A function to compile, with an eager equivalent where that is impossible or slower."""
+    """A function to compile, with equivalents where that is impossible or slower.
 
-    def __init__(self, fused: Callable[..., Any], eager: Callable[..., Any] | None = None) -> None:
-        self.fused, self.by_image = fused, eager or fused
+    Args:
+        fused: the function to compile.
+        by_image: the same, image by image in place, without a compiler on a CPU.
+        stored: the same, for GPUs without a compiler, for autograd and for exports, where each result is stored.
+    """
+
+    def __init__(
+        self,
+        fused: Callable[..., Any],
+        by_image: Callable[..., Any] | None = None,
+        stored: Callable[..., Any] | None = None,
+    ) -> None:
+        self.by_image, self.stored = by_image or fused, stored or fused
         self.compiled = Compiled(fused, eager=self.eager, dynamic=True)
 
     def eager(self, *args: Tensor) -> Any:
-        """Call the faster of the two forms without a compiler."""
+        """Call the faster of the two other forms."""
         # The loop over images writes in place: not on a GPU, nor where autograd or an export records.
         plain = args[0].device.type != "cpu" or torch.is_grad_enabled() or torch.compiler.is_compiling()
-        return (self.fused if plain else self.by_image)(*args)
+        return (self.stored if plain else self.by_image)(*args)
 
     def __call__(self, *args: Tensor, compiled: bool) -> Any:
         # One row, or image, would need a graph of its own: torch.compile takes sizes of one as constants.
         return (self.compiled if compiled and len(args[0]) > 1 else self.eager)(*args)
 
 
-scores = Kernel(_scores, _scores_eager)
+scores = Kernel(_scores, _scores_eager, _scores_stored)
 query_gradient = Kernel(_query_gradient, _query_gradient_eager)
 key_gradient = Kernel(_key_gradient, _key_gradient_eager)

@@ -79,15 +79,19 @@ def constrain(log_probabilities: Array, history: Array, config: SearchConfig) ->
     return log_probabilities
 
 
-def beam(decoder: Stepper, state: State, images: int, config: SearchConfig) -> list[list[Hypothesis]]:
-    """Find the ``n_best`` captions of each image among ``width`` hypotheses; see :func:`captioner.search.beam.beam`.
+def beam(
+    decoder: Stepper, state: State, images: int, config: SearchConfig, count: int | None = None
+) -> list[list[Hypothesis]]:
+    """Find the best captions of each image among ``width`` hypotheses; see :func:`captioner.search.beam.beam`.
 
     Args:
         decoder: makes the steps.
         state: that of its start, with one hypothesis per image.
         images: B.
         config: the settings.
+        count: the number of captions to return for each image; ``n_best`` by default.
     """
+    count = count or config.n_best
     w, steps = config.width, config.max_words
     words = np.zeros((steps, images, w), dtype=np.int64)
     parents = np.zeros((steps, images, w), dtype=np.int64)
@@ -100,7 +104,7 @@ def beam(decoder: Stepper, state: State, images: int, config: SearchConfig) -> l
     total: Array = np.zeros((images, 1), dtype=np.float32)
     history: Array = np.empty((images, 1, 0), dtype=np.int64)
     width: Array = np.full(images, w)  # live hypotheses of each image
-    best: Array = np.full((images, config.n_best), NEVER, dtype=np.float32)  # scores of the best ended hypotheses
+    best: Array = np.full((images, count), NEVER, dtype=np.float32)  # scores of the best ended hypotheses
     columns = w
     for t in range(steps):
         log_probabilities, attention, state = decoder.step(tokens, state)
@@ -111,19 +115,24 @@ def beam(decoder: Stepper, state: State, images: int, config: SearchConfig) -> l
         total, flat = top(candidates.reshape(len(active), -1), columns)
         parent, tokens = np.divmod(flat, candidates.shape[-1])
         total[np.arange(columns) >= width[:, None]] = NEVER
+        if config.prune:
+            low = (total < total[:, :1] - np.float32(config.prune)) & (np.arange(columns) >= config.n_best)
+            total[low] = NEVER
         ends = (tokens == EOS) & (total > NEVER)
         record = t, active, slice(columns)
         words[record], parents[record], totals[record], ended[record] = tokens, parent, total, ends
         if ends.any():
             scores = np.where(ends, config.normalise(total, np.float32(t + 1)), np.float32(NEVER))
-            best, _ = top(np.concatenate([best, scores], axis=1), config.n_best)
+            best, _ = top(np.concatenate([best, scores], axis=1), count)
             total = np.where(ends, np.float32(NEVER), total)
             width = width - ends.sum(1)
         can_win = config.normalise(total.max(1), np.float32(steps)) >= best[:, -1]
-        going = np.where((total > NEVER).any(1) & can_win, width, 0)
-        alive, columns = going.nonzero()[0], going.max()
+        live = (total > NEVER) & can_win[:, None]
+        alive = live.any(1).nonzero()[0]
         if not len(alive):
             break
+        columns, reached = width[alive].max(), live.any(0).nonzero()[0][-1] + 1
+        parent, tokens, total = parent[:, :reached], tokens[:, :reached], total[:, :reached]
         written = np.take_along_axis(history, parent[..., None], axis=1)
         history = np.concatenate([written, tokens[..., None]], axis=-1)
         if len(alive) < len(active):
@@ -138,4 +147,4 @@ def beam(decoder: Stepper, state: State, images: int, config: SearchConfig) -> l
         attention = np.zeros((len(attentions), images, w, attentions[0][1].shape[-1]), dtype=np.float32)
         for t, (rows, weights) in enumerate(attentions):
             attention[t, rows, : weights.shape[1]] = weights
-    return collect(words, parents, totals, ended, attention, config)
+    return collect(words, parents, totals, ended, attention, config, count)

@@ -45,7 +45,8 @@ if TYPE_CHECKING:
     from onnxruntime import InferenceSession
 
 T = TypeVar("T")
-_MOST = 16  # images that a thread searches together: with more, a product reads its weights hardly less often
+_MOST = 16  # images that a thread loads and encodes, one after the other, before it searches
+_ROWS = 32  # hypotheses that a step reads together: with more, attention outgrows the processor's cache
 INSTALL = "pip install 'captioner[onnx]'"
 
 
@@ -240,10 +241,13 @@ class OnnxEngine(Engine):
 
     def caption_pixels(self, pixels: Array, search: SearchConfig) -> list[Caption]:
         """Caption images whose pixels are (B, 3, S, S) uint8, as :attr:`transform` gives them."""
-        features = self.encode(pixels)
-        judges = [] if self.consensus is None else [Judge(self.consensus, self.consensus.codes(features.mean(1)))]
-        found = search_agreeing(partial(beam, self, self.start(features), len(pixels)), search, judges)
-        return [best_of(captions_of(hypotheses, self.vocabulary, grid=self.graphs.grid)) for hypotheses in found]
+        features, captions, together = self.encode(pixels), [], max(1, _ROWS // search.width)
+        for first in range(0, len(features), together):
+            part = features[first : first + together]
+            judges = [] if self.consensus is None else [Judge(self.consensus, self.consensus.codes(part.mean(1)))]
+            found = search_agreeing(partial(beam, self, self.start(part), len(part)), search, judges)
+            captions += [best_of(captions_of(each, self.vocabulary, grid=self.graphs.grid)) for each in found]
+        return captions
 
 
 def step_inputs(tokens: Array, state: State) -> dict[str, Array]:

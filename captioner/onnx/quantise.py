@@ -150,7 +150,7 @@ def _decoded(
 
     for given in _inputs(transform, images):
         features.append({FEATURES: engine.encode(given[PIXELS].transpose(0, 3, 1, 2))})
-        beam(Recorder(), engine.start(features[-1][FEATURES]), 1, engine.search)
+        beam(Recorder(), engine.start(features[-1][FEATURES]), 1, engine.search.changed(prune=0))
     return features, steps
 
 

@@ -13,8 +13,8 @@ from captioner.text.vocabulary import BOS, EOS
 
 
 @torch.inference_mode()
-def beam(decoder: Stepper, memory: Encoded, config: SearchConfig) -> list[list[Hypothesis]]:
-    """Find the ``n_best`` captions of each image among ``width`` hypotheses.
+def beam(decoder: Stepper, memory: Encoded, config: SearchConfig, count: int | None = None) -> list[list[Hypothesis]]:
+    """Find the best captions of each image among ``width`` hypotheses.
 
     As in the code of Show, Attend and Tell, the beam of an image narrows by one whenever one of its hypotheses ends,
     and the search of an image is over when all have ended or ``max_words`` is reached; width 1 is greedy search. Ended
@@ -23,9 +23,19 @@ def beam(decoder: Stepper, memory: Encoded, config: SearchConfig) -> list[list[H
     on the other images of the batch.
 
     Two things spare work and change no result. A step takes as many hypotheses as the image with most has left. And a
-    search is over as soon as no live hypothesis can overtake the ``n_best`` ended ones: a log-probability only falls,
+    search is over as soon as no live hypothesis can overtake the ``count`` ended ones: a log-probability only falls,
     so ``total / max_words ** length_normalisation`` is the most that a hypothesis can still score.
+
+    ``prune`` spares more and may change results: it is the relative threshold of Freitag and Al-Onaizan 2017
+    (https://arxiv.org/abs/1702.01806). The next step fills the beam again from the hypotheses that remain.
+
+    Args:
+        decoder: makes the steps.
+        memory: of B images.
+        config: the settings.
+        count: the number of captions to return for each image; ``n_best`` by default.
     """
+    count = count or config.n_best
     device, b, w = memory.device, len(memory), config.width
     steps = config.max_words
     words = torch.zeros(steps, b, w, dtype=torch.long, device=device)
@@ -41,7 +51,7 @@ def beam(decoder: Stepper, memory: Encoded, config: SearchConfig) -> list[list[H
     history = torch.empty(b, 1, 0, dtype=torch.long, device=device)
     width = torch.full((b,), w, device=device)  # live hypotheses of each image
     ranks = torch.arange(w, device=device)
-    best = torch.full((b, config.n_best), NEVER, device=device)  # scores of the best ended hypotheses
+    best = torch.full((b, count), NEVER, device=device)  # scores of the best ended hypotheses
     columns = w
     for t in range(steps):
         logits, attention, state = decoder.step(tokens, state)
@@ -55,18 +65,25 @@ def beam(decoder: Stepper, memory: Encoded, config: SearchConfig) -> list[list[H
             flat = torch.nn.functional.pad(flat, (0, columns - flat.shape[1]))
         parent, tokens = flat // vocabulary, flat % vocabulary
         total = total.masked_fill(ranks[:columns] >= width.unsqueeze(1), NEVER)
+        if config.prune:
+            low = (total < total[:, :1] - config.prune) & (ranks[:columns] >= config.n_best)
+            total = total.masked_fill(low, NEVER)
         ends = (tokens == EOS) & (total > NEVER)
         record = slice(t, t + 1), images, slice(columns)
         words[record], parents[record], totals[record], ended[record] = tokens, parent, total, ends
         scores = config.normalise(total, t + 1).masked_fill(~ends, NEVER)
-        best = torch.cat([best, scores], dim=1).topk(config.n_best, dim=1).values
+        best = torch.cat([best, scores], dim=1).topk(count, dim=1).values
         total = total.masked_fill(ends, NEVER)
         width = width - ends.sum(1)
         can_win = config.normalise(total.amax(1), steps) >= best[:, -1]
-        # One transfer from the device a step: how many hypotheses of each image continue.
-        continuing = torch.where((total > NEVER).any(1) & can_win, width, 0).tolist()
-        columns = max(continuing)
+        # One transfer from the device a step: how many hypotheses an image may have next, and the last that continues.
+        live = (total > NEVER) & can_win.unsqueeze(1)
+        continuing, last = torch.stack(
+            [torch.where(live.any(1), width, 0), (live * (1 + ranks[:columns])).amax(1)]
+        ).tolist()
+        columns, reached = max(continuing), max(last)
         alive = torch.tensor([row for row, left in enumerate(continuing) if left], dtype=torch.long, device=device)
+        parent, tokens, total = parent[:, :reached], tokens[:, :reached], total[:, :reached]
         history = torch.cat([history.gather(1, parent.unsqueeze(-1).expand(-1, -1, t)), tokens.unsqueeze(-1)], dim=-1)
         if len(alive) == 0:
             break
@@ -84,4 +101,4 @@ def beam(decoder: Stepper, memory: Encoded, config: SearchConfig) -> list[list[H
             weighed[t, active, : weights.shape[1]] = weights
         attended = weighed.cpu().numpy()
     on_cpu = [tensor.cpu().numpy() for tensor in (words, parents, totals, ended)]
-    return collect(on_cpu[0], on_cpu[1], on_cpu[2], on_cpu[3], attended, config)
+    return collect(on_cpu[0], on_cpu[1], on_cpu[2], on_cpu[3], attended, config, count)

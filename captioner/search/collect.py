@@ -23,7 +23,13 @@ def top(scores: Array, count: int) -> tuple[Array, Array]:
 
 
 def collect(
-    words: Array, parents: Array, totals: Array, ended: Array, attention: Array | None, config: SearchConfig
+    words: Array,
+    parents: Array,
+    totals: Array,
+    ended: Array,
+    attention: Array | None,
+    config: SearchConfig,
+    count: int,
 ) -> list[list[Hypothesis]]:
     """Rank the hypotheses of each image and follow the best back to their first words.
 
@@ -35,6 +41,7 @@ def collect(
         attention: (T, B, W, N) float32 attention weights of the hypotheses before each step; ``None`` if the decoder
             does not attend.
         config: the search's settings.
+        count: the number of hypotheses to return for each image, if there are as many.
     """
     steps, images, w = words.shape
     scores = config.normalise(totals, np.arange(1, steps + 1, dtype=np.float32).reshape(-1, 1, 1))
@@ -43,11 +50,11 @@ def collect(
     unfinished = np.full_like(ranking, NEVER)
     unfinished[-1] = ranking[-1] - 1e6
     ranked = np.where(ended, ranking, unfinished).transpose(1, 0, 2).reshape(images, -1)
-    best, index = top(ranked, config.n_best)
+    best, index = top(ranked, count)
     found = []
     for image in range(images):
         hypotheses = []
-        for rank in range(config.n_best):
+        for rank in range(count):
             if best[image, rank] == NEVER:
                 break
             last, slot = divmod(int(index[image, rank]), w)

@@ -42,6 +42,12 @@ class SearchConfig(Settings):
         description="weight of the agreement with the n-grams that are expected in captions of the image, when "
         "hypotheses are compared, for models that predict them; 0 leaves it out",
     )
+    prune: float = Field(
+        0.0,
+        ge=0,
+        description="leave out hypotheses whose log-probability is this much below the best one of their image, but "
+        "not the first n_best; 0 leaves out none",
+    )
     n_best: int = Field(1, ge=1, description="captions returned for each image")
     forbid_unknown: bool = Field(True, description="never write <unk>")
 
@@ -78,6 +84,7 @@ class SearchOptions(TypedDict, total=False):
     length_normalisation: float
     block_ngram: int
     consensus: float
+    prune: float
     n_best: int
     forbid_unknown: bool
 

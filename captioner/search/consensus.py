@@ -115,6 +115,11 @@ class Consensus:
         return {tuple(word for word in ngram if word): row for row, ngram in enumerate(self.words.tolist())}
 
     @cached_property
+    def _idf(self) -> list[float]:
+        numbers: list[float] = self.idf.tolist()
+        return numbers
+
+    @cached_property
     def _matrix(self) -> Array:
         return self.down.astype(np.float32) * self.down_scale[:, None]
 
@@ -144,17 +149,10 @@ class Consensus:
             code: (R,) of the image.
             captions: the captions' word numbers.
         """
-        counted = [ngram_counts(words) for words in captions]
-        rows = {
-            row: None
-            for counts in counted
-            for of_length in counts
-            for ngram in of_length
-            if (row := self._numbers.get(ngram)) is not None
-        }
-        expected = dict(zip(rows, self.expected(code, list(rows)).tolist(), strict=True))
-        idf = dict(zip(rows, self.idf[list(rows)].tolist(), strict=True))
-        return [self._agreement(counts, expected, idf) for counts in counted]
+        weighed = [self._weights(words) for words in captions]
+        rows = sorted({row for rows, _ in weighed for row in rows})
+        expected = dict(zip(rows, self.expected(code, rows).tolist(), strict=True))
+        return [sum(expected[row] * weight for row, weight in zip(*each, strict=True)) for each in weighed]
 
     def of_caption(self, codes: Array, caption: Sequence[int]) -> Array:
         """Return the expected CIDEr of one caption for each of several images, as :meth:`agreements` does for one.
@@ -166,36 +164,24 @@ class Consensus:
         Returns:
             (B,) float32.
         """
-        counted = ngram_counts(caption)
-        total = np.zeros(len(codes), np.float32)
-        unknown = math.log(max(self.images, 2))
-        for of_length in counted:
-            rows = {self._numbers[ngram]: count for ngram, count in of_length.items() if ngram in self._numbers}
-            strange = sum(count**2 for ngram, count in of_length.items() if ngram not in self._numbers)
-            if not rows:
-                continue
-            chosen = np.fromiter(rows, np.intp)
-            idf = self.idf[chosen]
-            square = float(((idf * np.fromiter(rows.values(), np.float32)) ** 2).sum()) + strange * unknown**2
-            weights = idf / math.sqrt(square)
-            up = (self.up[chosen] * self.up_scale[chosen, None]).T @ weights
-            total += codes @ up + float(self.mean[chosen] @ weights)
-        agreement: Array = total / LONGEST
+        rows, weights = self._weights(caption)
+        chosen, weight = np.asarray(rows, np.intp), np.asarray(weights, np.float32)
+        up = weight @ (self.up[chosen] * self.up_scale[chosen, None])
+        agreement: Array = codes @ up + weight @ self.mean[chosen]
         return agreement
 
-    def _agreement(
-        self, counts: Sequence[Counter[tuple[int, ...]]], expected: Mapping[int, float], idf: Mapping[int, float]
-    ) -> float:
-        total, unknown = 0.0, math.log(max(self.images, 2))
-        for of_length in counts:
-            product = square = 0.0
-            for ngram, count in of_length.items():
-                row = self._numbers.get(ngram)
-                square += (count * (unknown if row is None else idf[row])) ** 2
-                if row is not None:
-                    product += idf[row] * expected[row]
-            total += product / math.sqrt(square) if square else 0.0
-        return total / LONGEST
+    def _weights(self, caption: Sequence[int]) -> tuple[list[int], list[float]]:
+        """Return the rows of a caption's n-grams, and weights: the agreement is the weighted sum of the expected entries."""
+        rows, weights = [], []
+        unknown = math.log(max(self.images, 2))
+        for counts in ngram_counts(caption):
+            known = {row: n for ngram, n in counts.items() if (row := self._numbers.get(ngram)) is not None}
+            idf = [self._idf[row] for row in known]
+            square = sum((n * of) ** 2 for n, of in zip(known.values(), idf, strict=True))
+            square += unknown**2 * sum(n**2 for ngram, n in counts.items() if ngram not in self._numbers)
+            rows += known
+            weights += [of / (LONGEST * math.sqrt(square)) for of in idf]
+        return rows, weights
 
 
 def _unit(rows: Array) -> Array:
@@ -274,18 +260,18 @@ class Judge:
 
 
 def search_agreeing(
-    find: Callable[[SearchConfig], list[list[Hypothesis]]], config: SearchConfig, judges: Sequence[Judge]
+    find: Callable[[SearchConfig, int], list[list[Hypothesis]]], config: SearchConfig, judges: Sequence[Judge]
 ) -> list[list[Hypothesis]]:
     """Search captions, and rank all hypotheses of the beam by ``score + consensus * agreement``.
 
     Args:
-        find: searches the captions of B images with some settings.
+        find: searches captions of B images with some settings, and returns this many of each.
         config: the settings.
         judges: the agreement is the mean over them; without any it is not counted.
     """
     if not judges or not config.consensus or config.width == 1:
-        return find(config)
-    found = find(config.model_copy(update={"n_best": config.width}))
+        return find(config, config.n_best)
+    found = find(config, config.width)
     return rerank(found, [_mean(judges, image, hypotheses) for image, hypotheses in enumerate(found)], config)
 
 

@@ -9,6 +9,6 @@ from captioner.search.constraints import Stepper
 from captioner.search.greedy import greedy
 
 
-def search(decoder: Stepper, memory: Encoded, config: SearchConfig) -> list[list[Hypothesis]]:
-    """Find captions of each image by beam search; a beam width of 1 is greedy search."""
-    return (greedy if config.width == 1 else beam)(decoder, memory, config)
+def search(decoder: Stepper, memory: Encoded, config: SearchConfig, count: int | None = None) -> list[list[Hypothesis]]:
+    """Find captions of each image by beam search, see :func:`beam`; a beam width of 1 is greedy search."""
+    return greedy(decoder, memory, config) if config.width == 1 else beam(decoder, memory, config, count)

@@ -51,8 +51,8 @@ def make(
     return Scoring(spread * p, spread * q, v, ds)
 
 
-def fused(name: str) -> Callable[..., Any]:
-    return KERNELS[name].fused
+def stored(name: str) -> Callable[..., Any]:
+    return KERNELS[name].stored
 
 
 def eager(name: str) -> Callable[..., Any]:
@@ -69,13 +69,13 @@ def compiled(name: str) -> Callable[..., Any]:
 
 
 @pytest.mark.parametrize("m", [1, 4])
-@pytest.mark.parametrize("form", [fused, eager, called])
+@pytest.mark.parametrize("form", [stored, eager, called])
 def test_kernels_are_the_definition_and_its_gradients(form: Callable[[str], Callable[..., Any]], m: int) -> None:
     scoring = make(m=m)
     torch.testing.assert_close(scoring.by(form), scoring.direct(), rtol=0, atol=1e-12)
 
 
-@pytest.mark.parametrize("form", [fused, eager])
+@pytest.mark.parametrize("form", [stored, eager])
 @pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float64, 1e-10), (torch.float32, 1e-4)])
 def test_large_projections_that_cancel_lose_nothing(
     form: Callable[[str], Callable[..., Any]], dtype: torch.dtype, tolerance: float
@@ -91,7 +91,7 @@ def test_large_projections_that_cancel_lose_nothing(
     torch.testing.assert_close([out.double() for out in scoring.by(form)], direct, rtol=0, atol=tolerance)
 
 
-@pytest.mark.parametrize("form", [fused, eager])
+@pytest.mark.parametrize("form", [stored, eager])
 @pytest.mark.parametrize("p", [-1e4, -100.0, -30.0, 30.0, 100.0, 1e4])
 @pytest.mark.parametrize("q", [-100.0, 0.0, 100.0])
 def test_saturation_gives_numbers(form: Callable[[str], Callable[..., Any]], p: float, q: float) -> None:

@@ -60,6 +60,16 @@ def test_it_finds_what_the_search_in_torch_finds(name: str, width: int) -> None:
     assert finished == {True, False}
 
 
+def test_both_searches_prune_the_same() -> None:
+    memory = build_memory()
+    for seed, settings in enumerate(SETTINGS):
+        numpy = InTorch(decoder := sharp("show_attend_tell", seed=seed, ending=seed % 3 - 0.5), memory)
+        config = SearchConfig(width=5, n_best=2, prune=0.7, **settings)
+        ours = beam(numpy, numpy.first, numpy.images, config, 5)
+        for one, other in zip(ours, search(decoder, memory, config, 5), strict=True):
+            assert_same(one, other)
+
+
 def test_a_vocabulary_smaller_than_the_beam(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(builders, "WORDS", 6)
     memory, decoder = build_memory(), sharp("show_attend_tell")

@@ -130,9 +130,10 @@ def test_the_hypotheses_are_ranked_by_score_and_agreement() -> None:
 def test_the_whole_beam_is_judged_by_all_judges() -> None:
     asked = []
 
-    def find(config: SearchConfig) -> list[list[Hypothesis]]:
-        asked.append(config.n_best)
-        return [[hypothesis(-1.0, word=5), hypothesis(-1.1, word=6)][: config.n_best]]
+    def find(config: SearchConfig, count: int) -> list[list[Hypothesis]]:
+        assert config.n_best == 1
+        asked.append(count)
+        return [[hypothesis(-1.0, word=5), hypothesis(-1.1, word=6)][:count]]
 
     code = np.zeros((1, 1), dtype=np.float32)
     likes_six = Judge(predicting([[6], [7]], [1.0, 1.0], [0.1, 0.0]), code)

@@ -70,7 +70,7 @@ def allowed(words: list[int], config: SearchConfig, vocabulary: int) -> list[int
 
 
 @torch.no_grad()
-def reference(decoder: Decoder, memory: Memory, config: SearchConfig) -> list[Hypothesis]:
+def reference(decoder: Decoder, memory: Memory, config: SearchConfig, count: int | None = None) -> list[Hypothesis]:
     """Search for the captions of one image."""
     live: list[tuple[float, list[int], list[Tensor | None], Any]] = [(0.0, [], [], decoder.start(memory))]
     ended: list[Hypothesis] = []
@@ -96,6 +96,9 @@ def reference(decoder: Decoder, memory: Memory, config: SearchConfig) -> list[Hy
                 for word in allowed(words, config, len(scores))
             ]
         candidates = sorted(candidates, key=lambda candidate: -candidate[0])[:width]
+        if config.prune:
+            least = candidates[0][0] - config.prune
+            candidates = [each for i, each in enumerate(candidates) if i < config.n_best or each[0] >= least]
         ended += [
             hypothesis(total, words[:-1], attentions, True)
             for total, words, attentions, _ in candidates
@@ -106,7 +109,7 @@ def reference(decoder: Decoder, memory: Memory, config: SearchConfig) -> list[Hy
         if not live:
             break
     rest = [hypothesis(total, words, attentions, False) for total, words, attentions, _ in live]
-    return [*sorted(ended, key=lambda h: -h.score), *sorted(rest, key=lambda h: -h.score)][: config.n_best]
+    return [*sorted(ended, key=lambda h: -h.score), *sorted(rest, key=lambda h: -h.score)][: count or config.n_best]
 
 
 def assert_same(found: list[Hypothesis], expected: list[Hypothesis]) -> None:
@@ -130,6 +133,20 @@ def test_beam_is_the_search_of_one_hypothesis_at_a_time(name: str, width: int) -
             assert_same(found, reference(decoder, memory[image : image + 1], config))
             finished |= {hypothesis.finished for hypothesis in found}
     assert finished == {True, False}
+
+
+@pytest.mark.parametrize("n_best", [1, 3])
+def test_hypotheses_far_below_the_best_are_pruned(n_best: int) -> None:
+    memory, differ = build_memory(), 0
+    for seed, settings in enumerate(SETTINGS):
+        decoder = sharp("show_attend_tell", seed=seed, ending=seed % 3 - 0.5)
+        config = SearchConfig(width=5, n_best=n_best, prune=0.7, **settings)
+        whole = beam(decoder, memory, config.changed(prune=0), 5)
+        for image, found in enumerate(beam(decoder, memory, config, 5)):
+            assert_same(found, reference(decoder, memory[image : image + 1], config, 5))
+            assert len(found) >= n_best
+            differ += len(found) < len(whole[image])
+    assert differ
 
 
 @every_decoder
