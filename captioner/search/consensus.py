@@ -171,7 +171,7 @@ class Consensus:
         return agreement
 
     def _weights(self, caption: Sequence[int]) -> tuple[list[int], list[float]]:
-        """Return the rows of a caption's n-grams, and weights: the agreement is the weighted sum of the expected entries."""
+        """Return the rows of a caption's n-grams, and the weights by which their expected entries are summed."""
         rows, weights = [], []
         unknown = math.log(max(self.images, 2))
         for counts in ngram_counts(caption):
