@@ -172,7 +172,8 @@ class Consensus:
 
     def _weights(self, caption: Sequence[int]) -> tuple[list[int], list[float]]:
         """Return the rows of a caption's n-grams, and the weights by which their expected entries are summed."""
-        rows, weights = [], []
+        rows: list[int] = []
+        weights: list[float] = []
         unknown = math.log(max(self.images, 2))
         for counts in ngram_counts(caption):
             known = {row: n for ngram, n in counts.items() if (row := self._numbers.get(ngram)) is not None}
