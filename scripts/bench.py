@@ -41,10 +41,11 @@ import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from captioner import Captioner, files
+from captioner import Captioner, files, store
 from captioner.benchmark.benchmark import machine
 from captioner.data.batches import Captions
 from captioner.data.find import find_images
+from captioner.data.images import load_image
 from captioner.data.loader import ImageLoader
 from captioner.decoders import Decoder
 from captioner.encoders import efficientnet_lite
@@ -56,6 +57,7 @@ from captioner.layers.convolution import SameConv2d
 from captioner.machine.backend import fast_dtype, keep_freed_memory
 from captioner.memory import Memory
 from captioner.model import build_decoder, build_refiner
+from captioner.onnx.engine import OnnxEngine
 from captioner.search.search import search as find
 from captioner.text.vocabulary import PAD
 from captioner.training.cross_entropy import CrossEntropy, CrossEntropyConfig
@@ -123,9 +125,30 @@ def limits() -> dict[str, float]:
     for name, dtype in PRECISIONS.items():
         a, b = (torch.randn(size, size).to(dtype) for _ in range(2))
         found[name] = rate(lambda a=a, b=b: a @ b, 2 * size**3 / 1e9)  # type: ignore[misc]
+    found["int8"] = rate(_product_in_eight_bits(size), 2 * size**3 / 1e9)
     source, target = torch.zeros(2**26), torch.zeros(2**26)
     found["copy"] = rate(lambda: target.copy_(source), 2 * source.nbytes / 1e9)
     return found
+
+
+def _product_in_eight_bits(size: int) -> Callable[[], object]:
+    """Return a product of matrices of this size in eight bits, as the graphs of the default model have it."""
+    from onnx import TensorProto, helper
+    from onnxruntime import InferenceSession
+
+    random = np.random.default_rng(0)
+    a, b = random.integers(0, 255, (size, size), np.uint8), random.integers(-127, 127, (size, size), np.int8)
+    value = helper.make_tensor_value_info
+    graph = helper.make_graph(
+        [helper.make_node("MatMulInteger", ["a", "b"], ["c"])],
+        "product",
+        [value("a", TensorProto.UINT8, a.shape)],
+        [value("c", TensorProto.INT32, (size, size))],
+        [helper.make_tensor("b", TensorProto.INT8, b.shape, b.tobytes(), raw=True)],
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=10)
+    session = InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
+    return lambda: session.run(None, {"a": a})
 
 
 def gflop(work: Callable[[], object]) -> float:
@@ -150,8 +173,10 @@ class Plain:
                 yield self.encoder(batch.pixels)
 
     def search(self, memory: Memory) -> object:
-        """Search for captions, in 32 bits."""
-        return find(self.model.decoder, self.model.refiner(memory.to(dtype=torch.float32)), self.config)
+        """Search for captions, in 32 bits, without pruning; all hypotheses if a consensus is to choose among them."""
+        refined = self.model.refiner(memory.to(dtype=torch.float32))
+        count = self.config.n_best if self.model.consensus is None else self.config.width
+        return find(self.model.decoder, refined, self.config.changed(prune=0), count)
 
     def captions(self, photos: list[str]) -> None:
         """Caption images."""
@@ -497,11 +522,46 @@ def onnx(photos: list[str], rounds: int) -> list[Row]:
     return rows
 
 
+def parts(photos: list[str]) -> list[Row]:
+    """Time the parts of captioning a photo on one core, with the products that each needs."""
+    captioner = Captioner.from_pretrained(engine="torch", device="cpu")
+    engine = OnnxEngine.load(store.locate(store.DEFAULT), threads=1)
+    plain, photos = Plain(captioner), photos[:100]
+    pixels = [engine.transform.pixels(load_image(photo, min_size=engine.transform.decode_size)) for photo in photos]
+    features = [engine.encode(each[None]) for each in pixels]
+    batch = next(iter(ImageLoader(photos[:8], plain.encoder.transform, batch_size=8)))
+    with torch.inference_mode():
+        encoding = gflop(lambda: plain.encoder(batch.pixels)) / 8
+    memory = Memory.of_grid(torch.from_numpy(np.concatenate(features[:25])), engine.grid)
+    searching = gflop(lambda: find(plain.model.decoder, memory, engine.search, engine.search.width)) / 25
+    works: dict[str, tuple[Callable[[int], object], float | None]] = {
+        "reading": (
+            lambda n: engine.transform.pixels(load_image(photos[n], min_size=engine.transform.decode_size)),
+            None,
+        ),
+        "encoding": (lambda n: engine.encode(pixels[n][None]), encoding),
+        f"search, beam width {engine.search.width}": (
+            lambda n: engine.caption_features(features[n], engine.search),
+            searching,
+        ),
+    }
+    rows: list[Row] = []
+    for name, (work, count) in works.items():
+        seconds = []
+        for number in range(len(photos)):
+            began = time.perf_counter()
+            work(number)
+            seconds.append(time.perf_counter() - began)
+        row: Row = {"name": name, "ms": 1000 * statistics.fmean(seconds)}
+        rows.append(row if count is None else row | {"gflop": count})
+    return rows
+
+
 def _loader(photos: list[str], captioner: Captioner) -> ImageLoader:
     return ImageLoader(photos, captioner.transform, batch_size=captioner.engine.encoded_at_once(32), workers=2)
 
 
-SECTIONS = ("limits", "encoder", "folder", "search", "training", "tuning", "start", "growth", "onnx")
+SECTIONS = ("limits", "encoder", "folder", "search", "training", "tuning", "start", "growth", "onnx", "parts")
 
 TEXT = """# Performance
 
@@ -511,7 +571,7 @@ recurrence recorded. `python scripts/bench.py --photos FOLDER` measures again an
 ratio is the median over the turns.
 
 Machine: {processor}, {threads} threads, torch {torch}. Matrix products of 1024 x 1024: {float32:,.0f} GFLOP/s in
-float32, {bfloat16:,.0f} in bfloat16. Copying: {copy:.0f} GB/s.
+float32, {bfloat16:,.0f} in bfloat16, {int8:,.0f} in eight bits on onnxruntime. Copying: {copy:.0f} GB/s.
 
 ## Speed
 
@@ -529,7 +589,9 @@ not importing timm.
 
 {growth}
 
-{onnx}"""
+{onnx}
+
+{parts}"""
 
 
 def page(record: Mapping[str, Any]) -> str:
@@ -577,6 +639,7 @@ def page(record: Mapping[str, Any]) -> str:
             + cards.markdown_table(("what", "onnxruntime", "torch", "times"), exported)
         )
     text = TEXT.format(
+        parts=_parts(record),
         **record["machine"],
         **machine_limits,
         speed=cards.markdown_table(("what", "ours", "plain", "times the plain", "of the limit"), speed),
@@ -587,6 +650,33 @@ def page(record: Mapping[str, Any]) -> str:
     parts = [part for part in text.split("\n\n") if part.strip()]
     filled = [part if part[0] in "#|" else textwrap.fill(part, 119, break_on_hyphens=False) for part in parts]
     return "\n\n".join(filled) + "\n"
+
+
+def _parts(record: Mapping[str, Any]) -> str:
+    """Write where the time of a photo goes, and how much of it the cores hide behind each other."""
+    found = record.get("parts")
+    if not found:
+        return ""
+    threads, of_a_core = record["machine"]["threads"], record["limits"]["int8"] / record["machine"]["threads"]
+    total = sum(row["ms"] for row in found)
+    rows = [
+        (
+            row["name"],
+            f"{row['ms']:.1f} ms",
+            f"{100 * row['ms'] / total:.0f} %",
+            f"{100 * row['gflop'] / of_a_core / (row['ms'] / 1000):.0f} %" if "gflop" in row else "",
+        )
+        for row in found
+    ]
+    most = threads * 1000 / total
+    measured = record["folder"][0]["ours"]
+    return (
+        "## Where the time of a photo goes\n\nOn one core, with the default engine. *Of the limit* is as above, with "
+        "all products in eight bits.\n\n"
+        + cards.markdown_table(("part", "time", "share", "of the limit"), rows)
+        + f"\n\n{threads} threads that never wait would caption {most:.0f} files a second; "
+        + f"{measured:.0f} were measured."
+    )
 
 
 def measure(section: str, photos: list[str], arguments: argparse.Namespace, peers: Mapping[str, Path]) -> Any:
@@ -600,6 +690,8 @@ def measure(section: str, photos: list[str], arguments: argparse.Namespace, peer
         return tuning(rounds)
     if section == "growth":
         return growth(photos, arguments.count)
+    if section == "parts":
+        return parts(photos)
     works: dict[str, Callable[[list[str], int], list[Row]]] = {
         "encoder": encoder,
         "folder": folder,

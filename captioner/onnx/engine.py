@@ -241,7 +241,11 @@ class OnnxEngine(Engine):
 
     def caption_pixels(self, pixels: Array, search: SearchConfig) -> list[Caption]:
         """Caption images whose pixels are (B, 3, S, S) uint8, as :attr:`transform` gives them."""
-        features, captions, together = self.encode(pixels), [], max(1, _ROWS // search.width)
+        return self.caption_features(self.encode(pixels), search)
+
+    def caption_features(self, features: Array, search: SearchConfig) -> list[Caption]:
+        """Caption images whose features are (B, N, D), as :meth:`encode` gives them."""
+        captions, together = [], max(1, _ROWS // search.width)
         for first in range(0, len(features), together):
             part = features[first : first + together]
             judges = [] if self.consensus is None else [Judge(self.consensus, self.consensus.codes(part.mean(1)))]
