@@ -1,98 +1,23 @@
 """Draw the diagrams of the documentation as SVG, in the colours of the page: docs/figures.
 
+``NAME.svg`` is for wide pages, ``NAME_phone.svg`` for phones (:mod:`diagrams_phone`).
+
 Example: python scripts/docs/diagrams.py
 """
 
 from __future__ import annotations
 
-import configparser
-import html
 import math
+import sys
 from collections.abc import Callable
-from itertools import pairwise
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parents[2]
-FIGURES = ROOT / "docs" / "figures"
+sys.path.insert(0, str(Path(__file__).resolve().parent))
+import diagrams_phone
+from canvas import Canvas
+from diagrams_phone import floors
 
-ACCENT = "#e8590c"  # what attention weighs
-TEXT, SMALL = 15, 12.5
-Point = tuple[float, float]
-
-
-class Canvas:
-    """A drawing of (width, height) units, from the upper left corner."""
-
-    def __init__(self, width: int, height: int) -> None:
-        self._size = (width, height)
-        self._parts: list[str] = []
-
-    def box(
-        self, x: float, y: float, width: float, height: float, *lines: str, weight: float = 0.0, small: bool = False
-    ) -> None:
-        """Draw a box around lines of text, filled by its weight of attention, 0 to 1; the first line is bold."""
-        fill = f'fill="{ACCENT}" fill-opacity="{weight:.2f}"' if weight else 'fill="currentColor" fill-opacity="0.05"'
-        self._parts.append(
-            f'<rect x="{x:g}" y="{y:g}" width="{width:g}" height="{height:g}" rx="5" {fill} stroke="currentColor" '
-            'stroke-width="1.3"/>'
-        )
-        step = 18.0
-        top = y + height / 2 - step * (len(lines) - 1) / 2 + 5
-        for number, line in enumerate(lines):
-            self.text(x + width / 2, top + number * step, line, bold=number == 0, small=small or number > 0)
-
-    def text(
-        self, x: float, y: float, text: str, *, bold: bool = False, small: bool = False, at: str = "middle"
-    ) -> None:
-        """Write a line; ``_`` lowers the character or the group in brackets after it."""
-        size, weight = (SMALL if small else TEXT), ("600" if bold else "400")
-        self._parts.append(
-            f'<text x="{x:g}" y="{y:g}" font-size="{size}" font-weight="{weight}" text-anchor="{at}" '
-            f'fill="currentColor">{_lowered(text)}</text>'
-        )
-
-    def arrow(self, *points: Point, dashed: bool = False, head: bool = True) -> None:
-        """Draw a line through points, with a head at its end."""
-        path = " ".join(f"{'L' if number else 'M'}{x:g} {y:g}" for number, (x, y) in enumerate(points))
-        dash = ' stroke-dasharray="5 4"' if dashed else ""
-        self._parts.append(f'<path d="{path}" fill="none" stroke="currentColor" stroke-width="1.3"{dash}/>')
-        if head:
-            (x0, y0), (x1, y1) = list(pairwise(points))[-1]
-            angle = math.atan2(y1 - y0, x1 - x0)
-            corners = [(x1, y1)] + [
-                (x1 - 9 * math.cos(angle + turn), y1 - 9 * math.sin(angle + turn)) for turn in (0.38, -0.38)
-            ]
-            shape = " ".join(f"{x:.1f},{y:.1f}" for x, y in corners)
-            self._parts.append(f'<polygon points="{shape}" fill="currentColor"/>')
-
-    def cells(self, x: float, y: float, side: float, weights: list[list[float]]) -> None:
-        """Draw a grid of squares, filled by their weights, 0 to 1."""
-        for row, values in enumerate(weights):
-            for column, weight in enumerate(values):
-                self._parts.append(
-                    f'<rect x="{x + column * side:g}" y="{y + row * side:g}" width="{side:g}" height="{side:g}" '
-                    f'fill="{ACCENT}" fill-opacity="{weight:.2f}" stroke="currentColor" stroke-opacity="0.5"/>'
-                )
-
-    def svg(self) -> str:
-        """Return the drawing."""
-        width, height = self._size
-        return (
-            f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}" width="{width}" '
-            f'font-family="system-ui, sans-serif">{"".join(self._parts)}</svg>\n'
-        )
-
-
-def _lowered(text: str) -> str:
-    parts = []
-    for number, part in enumerate(text.split("_")):
-        if number == 0:
-            parts.append(html.escape(part))
-            continue
-        low, rest = (part[1:].split("}", 1)) if part.startswith("{") else (part[:1], part[1:])
-        parts.append(f'<tspan font-size="75%" dy="3.5">{html.escape(low)}</tspan>')
-        parts.append(f'<tspan dy="-3.5">{html.escape(rest) or "&#8203;"}</tspan>')
-    return "".join(parts)
+FIGURES = Path(__file__).resolve().parents[2] / "docs" / "figures"
 
 
 def parts() -> str:
@@ -116,38 +41,39 @@ def parts() -> str:
     return draw.svg()
 
 
-def memories() -> str:
-    """What each model of the lineage looks at while it writes a word."""
-    draw = Canvas(720, 350)
+def memories(columns: int = 3, width: int = 240) -> str:
+    """What each model of the lineage attends to while it writes a word."""
     titles = (
         ("seq2seq", "one vector of the sentence"),
         ("Bahdanau attention", "a vector of every word"),
         ("Show and Tell", "one vector of the image"),
         ("Show, Attend and Tell", "a grid of 14×14 cells"),
         ("top-down", "up to 36 regions"),
-        ("Transformer", "cells that look at each other"),
+        ("Transformer", "cells attend to cells"),
     )
-    for number, (title, note) in enumerate(titles):
-        x, y = 120 + number % 3 * 240, 20 + number // 3 * 180
-        draw.text(x, y, title, bold=True)
-        draw.text(x, y + 144, note, small=True)
-    words, weights = ("two", "dogs", "run"), (0.1, 0.85, 0.2)
-    for column, centre in enumerate((120, 360)):
-        for number, word in enumerate(words):
-            x = centre - 66 + number * 66
-            draw.text(x, 52, word, small=True)
-            draw.arrow((x, 58), (x, 74) if column else (centre + (x - centre) * 0.35, 96))
-            if column:
-                draw.box(x - 25, 76, 50, 46, weight=weights[number])
-    draw.box(120 - 40, 98, 80, 24, weight=0.5)
-    draw.box(600 - 58, 38, 116, 84)
-    draw.box(600 - 40, 68, 80, 24, weight=0.5)
+    draw = Canvas(columns * width, 186 * len(titles) // columns - 12)
+    centres = [(width // 2 + number % columns * width, number // columns * 186) for number in range(len(titles))]
+    for (x, y), (title, note) in zip(centres, titles, strict=True):
+        draw.text(x, y + 20, title, bold=True)
+        draw.text(x, y + 158, note, small=True)
+    sentence, words, image, grid, regions, cells = centres
+    for x, y in (sentence, words):
+        for number, word in enumerate(("two", "dogs", "run")):
+            at = x - 60 + number * 60
+            draw.text(at, y + 52, word, small=True)
+            draw.arrow((at, y + 58), (at, y + 74) if y or x == words[0] else (x + (at - x) * 0.35, y + 96))
+            if x == words[0]:
+                draw.box(at - 25, y + 76, 50, 46, weight=(0.1, 0.85, 0.2)[number])
+    draw.box(sentence[0] - 40, sentence[1] + 98, 80, 24, weight=0.5)
+    draw.box(image[0] - 58, image[1] + 42, 116, 84)
+    draw.box(image[0] - 40, image[1] + 72, 80, 24, weight=0.5)
     heat = [[math.exp(-((r - 2.2) ** 2 + (c - 4.1) ** 2) / 2.6) * 0.85 + 0.04 for c in range(7)] for r in range(5)]
-    draw.cells(120 - 59.5, 218, 17, heat)
-    draw.box(360 - 58, 218, 116, 84)
-    for x, y, width, height, weight in ((-48, 246, 46, 44, 0.75), (-10, 230, 40, 62, 0.3), (22, 262, 26, 30, 0.12)):
-        draw.box(360 + x, y, width, height, weight=weight)
-    points = [(600 + 46 * math.cos(turn), 260 + 36 * math.sin(turn)) for turn in (i * math.tau / 7 for i in range(7))]
+    draw.cells(grid[0] - 59.5, grid[1] + 42, 17, heat)
+    draw.box(regions[0] - 58, regions[1] + 42, 116, 84)
+    for x, y, wide, high, weight in ((-48, 70, 46, 44, 0.75), (-10, 54, 40, 62, 0.3), (22, 86, 26, 30, 0.12)):
+        draw.box(regions[0] + x, regions[1] + y, wide, high, weight=weight)
+    turns = [number * math.tau / 7 for number in range(7)]
+    points = [(cells[0] + 46 * math.cos(turn), cells[1] + 84 + 36 * math.sin(turn)) for turn in turns]
     for number, one in enumerate(points):
         for other in points[number + 1 :]:
             draw.arrow(one, other, head=False)
@@ -233,26 +159,17 @@ def transformer() -> str:
 
 def rooms() -> str:
     """The rooms of the package, from the command line down to the errors, as ``.importlinter`` has them."""
-    config = configparser.ConfigParser()
-    config.read(ROOT / ".importlinter", encoding="utf-8")
-    floors = [
-        [name.strip().removeprefix("captioner.") for name in line.split("|")]
-        for line in config["importlinter:contract:floors"]["layers"].split("\n")
-        if line.strip()
-    ]
     height, gap = 30, 10
-    draw = Canvas(720, (height + gap) * len(floors) + 2 * gap)
-    for number, names in enumerate(floors):
+    draw = Canvas(720, (height + gap) * len(floors()) + 2 * gap)
+    for number, names in enumerate(floors()):
         y, free = gap + number * (height + gap), 640 - gap * (len(names) - 1)
         x, letters = 60.0, sum(len(name) + 3 for name in names)
-        for name in names:
+        for name, folder in names.items():
             width = free * (len(name) + 3) / letters
-            folder = (ROOT / "captioner" / name).is_dir()
-            title = name if folder else f"{name}.py"
-            draw.box(x, y, width, height, title, weight=0.3 if folder else 0, small=free / letters < 8)
+            draw.box(x, y, width, height, name, weight=0.3 if folder else 0, small=free / letters < 8)
             x += width + gap
-    draw.arrow((30, gap), (30, (height + gap) * len(floors)))
-    draw.text(30, (height + gap) * len(floors) + gap, "imports", small=True)
+    draw.arrow((30, gap), (30, (height + gap) * len(floors())))
+    draw.text(30, (height + gap) * len(floors()) + gap, "imports", small=True)
     return draw.svg()
 
 
@@ -328,27 +245,21 @@ def one_batch() -> str:
 
 
 def icon() -> str:
-    """The icon of the site: a cell with attention."""
+    """The icon of the site: attention, in the colours of a heatmap."""
+    circles = ((10.5, "#781c6d"), (8, "#cf4446"), (5.5, "#fb9b06"), (3, "#fcffa4"))
     return (
-        '<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 32 32"><rect width="32" height="32" rx="6" '
-        f'fill="#4527a0"/><circle cx="16" cy="16" r="9" fill="{ACCENT}"/><circle cx="16" cy="16" r="4" fill="#ffe066"/>'
-        "</svg>\n"
+        '<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 32 32">'
+        '<rect width="32" height="32" rx="7" fill="#1b0c41"/>'
+        + "".join(f'<circle cx="16" cy="16" r="{radius}" fill="{fill}"/>' for radius, fill in circles)
+        + "</svg>\n"
     )
 
 
+WIDE = (parts, memories, attend_step, top_down_step, transformer, rooms, one_image, one_batch)
 DIAGRAMS: dict[str, Callable[[], str]] = {
-    function.__name__: function
-    for function in (
-        parts,
-        memories,
-        attend_step,
-        top_down_step,
-        transformer,
-        rooms,
-        one_image,
-        one_batch,
-        icon,
-    )
+    **{function.__name__: function for function in (*WIDE, icon)},
+    **{f"{function.__name__}_phone": function for function in diagrams_phone.PHONE},
+    "memories_phone": lambda: memories(columns=2, width=200),
 }
 
 

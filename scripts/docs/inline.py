@@ -48,11 +48,14 @@ def table(name: str) -> str:
 
 
 def on_page_content(content: str, config: Any, **_: Any) -> str:
-    """Put diagrams into the page itself, where they take its colours, dark or light."""
+    """Put diagrams into the page itself, where they take its colours, dark or light, and a form for phones."""
 
     def insert(match: re.Match[str]) -> str:
-        svg = (Path(config.docs_dir) / match[2]).read_text(encoding="utf-8")
-        named = svg.replace("<svg ", f'<svg role="img" aria-label="{match[1]}" ', 1)
-        return f'<figure class="diagram">{named}</figure>'
+        wide = Path(config.docs_dir) / match[2]
+        svgs = [
+            path.read_text(encoding="utf-8").replace("<svg ", f'<svg role="img" aria-label="{match[1]}" {kind} ', 1)
+            for path, kind in ((wide.with_stem(f"{wide.stem}_phone"), 'class="phone"'), (wide, 'class="wide"'))
+        ]
+        return f'<figure class="diagram">{"".join(svgs)}</figure>'
 
     return DIAGRAM.sub(insert, content)

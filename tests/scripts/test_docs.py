@@ -8,7 +8,7 @@ import inspect
 import json
 import re
 from pathlib import Path
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 from typing import Annotated
 
 import pytest
@@ -214,3 +214,23 @@ def test_diagrams_are_those_of_the_script(repository: Path) -> None:
     diagrams = hook(repository, "diagrams")
     for name, draw in diagrams.DIAGRAMS.items():
         assert (DOCS / "figures" / f"{name}.svg").read_text(encoding="utf-8") == draw()
+
+
+def test_every_diagram_of_a_page_has_a_form_for_phones(repository: Path) -> None:
+    inline = hook(repository, "inline")
+    for page in PAGES:
+        for name in re.findall(r"\((?:\.\./)?figures/(\w+)\.svg\)", (DOCS / page).read_text(encoding="utf-8")):
+            shown = f'<p><img alt="What it shows" src="../figures/{name}.svg" /></p>'
+            html = inline.on_page_content(shown, config=SimpleNamespace(docs_dir=DOCS))
+            widths = re.findall(r'class="(\w+)"[^>]*viewBox="0 0 (\d+) ', html)
+            assert widths == [("phone", "400"), ("wide", "720")]
+            assert html.count('role="img" aria-label="What it shows"') == 2
+
+
+def test_the_figure_of_the_home_page_is_the_page_of_attend(repository: Path) -> None:
+    html = hook(repository, "explorer").on_page_content("<p>a</p><!-- explorer: dog.jpg --><p>b</p>")
+    data = re.search(r'<script id="data" type="application/json">(.*?)</script>', html)
+    assert data is not None and html.startswith("<p>a</p><style>.figure {") and html.endswith("</script><p>b</p>")
+    best = json.loads(data[1])["captions"][0]
+    assert "dog" in best["tokens"] and len(best["peaks"]) == len(best["tokens"])
+    assert "<h1" not in html and "http" not in re.sub(r"<style>.*?</style>", "", html, flags=re.DOTALL)
