@@ -10,6 +10,7 @@ import base64
 import logging
 import os
 import sys
+import tempfile
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -20,6 +21,9 @@ from mkdocs.exceptions import PluginError
 from mkdocs.structure.files import File
 from nbclient import NotebookClient
 from nbclient.exceptions import CellExecutionError
+
+sys.path.insert(0, str(Path(__file__).resolve().parent))
+import repository
 
 log = logging.getLogger("mkdocs.hooks.notebooks")
 FOLDER = "notebooks"
@@ -34,30 +38,26 @@ def on_startup(command: str, **_: Any) -> None:
 
 
 def run(path: Path, threads: int = 1) -> nbformat.NotebookNode:
-    """Run a notebook in its folder, on some threads, and return it with its results.
+    """Run a notebook in an empty folder, on some threads, and return it with its results.
 
     Raises:
         PluginError: a cell failed.
     """
     notebook = nbformat.read(path, as_version=4)
     began = time.monotonic()
-    environment = {
-        **os.environ,
-        # Cells call the `captioner` of this environment.
-        "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
-        "OMP_NUM_THREADS": str(threads),
-    }
-    client = NotebookClient(
-        notebook,
-        timeout=TIMEOUT,
-        kernel_name="python3",
-        extra_arguments=["--log-level=ERROR"],
-        resources={"metadata": {"path": str(path.parent)}},
-    )
-    try:
-        client.execute(env=environment)
-    except CellExecutionError as error:
-        raise PluginError(f"{path}: a cell failed\n{error}") from error
+    environment = {**os.environ, "OMP_NUM_THREADS": str(threads)}
+    with tempfile.TemporaryDirectory() as folder:
+        client = NotebookClient(
+            notebook,
+            timeout=TIMEOUT,
+            kernel_name="python3",
+            extra_arguments=["--log-level=ERROR"],
+            resources={"metadata": {"path": folder}},
+        )
+        try:
+            client.execute(env=environment)
+        except CellExecutionError as error:
+            raise PluginError(f"{path}: a cell failed\n{error}") from error
     log.info("%s: run in %.0f s", path.name, time.monotonic() - began)
     return notebook
 
@@ -71,8 +71,9 @@ def on_files(files: Any, config: Any) -> Any:
             notebooks = list(pool.map(lambda path: run(path, share), paths))
     else:
         notebooks = [nbformat.read(path, as_version=4) for path in paths]
+    source = repository.address(repository.PROJECT.read_text(encoding="utf-8"))
     for path, notebook in zip(paths, notebooks, strict=True):
-        page = Page(path.stem)
+        page = Page(path.stem, repository.colab(source, f"docs/{FOLDER}/{path.name}"))
         for cell in notebook.cells:
             page.add(cell)
         files.append(File.generated(config, f"{FOLDER}/{path.stem}.md", content="\n\n".join(page.parts) + "\n"))
@@ -84,13 +85,17 @@ def on_files(files: Any, config: Any) -> Any:
 class Page:
     """A notebook's page in Markdown.
 
+    Args:
+        name: the notebook's name without its suffix.
+        colab: the address that opens it in Colab, if there is one.
+
     Attributes:
         parts: its paragraphs.
         images: the images that it shows, by name.
     """
 
-    def __init__(self, name: str) -> None:
-        self._name = name
+    def __init__(self, name: str, colab: str | None = None) -> None:
+        self._name, self._colab = name, colab
         self.parts: list[str] = []
         self.images: dict[str, bytes] = {}
 
@@ -99,7 +104,9 @@ class Page:
         if cell.cell_type != "code":
             self.parts.append(cell.source)
             if len(self.parts) == 1:  # below the title
-                self.parts.append(f"[Download this notebook]({self._name}.ipynb){{ download }}")
+                links = [f"[Download this notebook]({self._name}.ipynb){{ download }}"]
+                links += [f"[Open in Colab]({self._colab})"] if self._colab is not None else []
+                self.parts.append(" · ".join(links))
             return
         self.parts.append(f"```python\n{cell.source}\n```")
         printed = [output.text for output in cell.outputs if output.output_type == "stream"]

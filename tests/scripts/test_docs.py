@@ -133,6 +133,34 @@ def test_a_notebooks_results_are_on_its_page(repository: Path) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+def test_notebooks_run_from_any_folder(path: Path, repository: Path) -> None:
+    done = hook(repository, "notebooks").run(path)
+    assert all(cell.execution_count for cell in done.cells if cell.cell_type == "code")
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+def test_notebooks_install_from_the_address_of_the_project(path: Path, repository: Path) -> None:
+    address = hook(repository, "repository").address((repository / "pyproject.toml").read_text(encoding="utf-8"))
+    first = next(cell for cell in json.loads(path.read_text(encoding="utf-8"))["cells"] if cell["cell_type"] == "code")
+    expected = None if address is None else f"git+{address}"
+    assert f"SOURCE = {expected!r}".replace("'", '"') in "".join(first["source"])
+
+
+def test_pages_link_to_a_public_repository_only_if_there_is_one(repository: Path) -> None:
+    links = hook(repository, "repository")
+    project = '[project]\nname = "captioner"\n\n[project.urls]\nHomepage = "https://example.org"\n'
+    source = "https://github.com/owner/name"
+    assert links.address(project) is None and links.colab(None, "a.ipynb") is None
+    assert links.address(f'{project}Source = "{source}/"\n\n[tool]\n') == source
+    assert links.address(f'{project}\n[tool]\nSource = "{source}"\n') is None
+    assert links.colab(source, "docs/a.ipynb") == (
+        "https://colab.research.google.com/github/owner/name/blob/main/docs/a.ipynb"
+    )
+    assert links.colab("https://gitlab.com/owner/name", "a.ipynb") is None
+
+
+@pytest.mark.slow
 def test_a_notebook_that_fails_fails_the_site(repository: Path, tmp_path: Path) -> None:
     notebooks = hook(repository, "notebooks")
     import nbformat
