@@ -262,3 +262,17 @@ def test_the_figure_of_the_home_page_is_the_page_of_attend(repository: Path) -> 
     best = json.loads(data[1])["captions"][0]
     assert "dog" in best["tokens"] and len(best["peaks"]) == len(best["tokens"])
     assert "<h1" not in html and "http" not in re.sub(r"<style>.*?</style>", "", html, flags=re.DOTALL)
+
+
+def test_a_folder_of_versions_leads_to_the_newest(repository: Path, tmp_path: Path) -> None:
+    version = hook(repository, "version")
+    folder = tmp_path / "versions"
+    for name in ("0.10.0", "0.9.1", "0.9.1"):
+        site = tmp_path / "site"
+        site.mkdir()
+        (site / "index.html").write_text(name)
+        version.add(folder, name, site)
+    listed = json.loads((folder / "versions.json").read_text(encoding="utf-8"))
+    assert [(entry["version"], entry["aliases"]) for entry in listed] == [("0.10.0", ["latest"]), ("0.9.1", [])]
+    assert "url=0.10.0/" in (folder / "index.html").read_text(encoding="utf-8")
+    assert (folder / "0.9.1" / "index.html").read_text() == "0.9.1"
