@@ -29,6 +29,11 @@ def on_config(config: Any) -> Any:
     return config
 
 
+def on_post_page(output: str, **_: Any) -> str:
+    """Keep the theme's script from fetching the number of stars from the repository's host."""
+    return output.replace(' data-md-component="source"', "")
+
+
 def address(project: str) -> str | None:
     """Return the public address of the project's repository from the text of ``pyproject.toml``, without a slash."""
     found = SOURCE.search(project)
