@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import diagrams
 
@@ -15,16 +16,19 @@ from captioner.figures import figure
 
 ROOT = Path(__file__).resolve().parents[2]
 EXAMPLES, FIGURES = ROOT / "assets" / "examples", ROOT / "docs" / "figures"
-WIDTH, QUALITY = 1400, 80
+QUALITY = 80
+# Of a figure on a page as wide as its text, and on a phone, whose letters are larger.
+SIZES: dict[str, dict[str, Any]] = {"": {"width": 1400}, "_phone": {"width": 780, "letters": 1.8}}
 IMAGE = "dog.jpg"
 
 
 def save(result: Caption, name: str) -> None:
-    """Save the figure of a caption and print its size."""
-    path = FIGURES / f"{name}.webp"
-    with files.atomic_path(path) as temporary:
-        figure(result, width=WIDTH).image().save(temporary, "WEBP", quality=QUALITY, method=6)
-    print(f"{path.relative_to(ROOT)}: {path.stat().st_size:,} bytes")
+    """Save the figures of a caption and print their sizes."""
+    for suffix, style in SIZES.items():
+        path = FIGURES / f"{name}{suffix}.webp"
+        with files.atomic_path(path) as temporary:
+            figure(result, **style).image().save(temporary, "WEBP", quality=QUALITY, method=6)
+        print(f"{path.relative_to(ROOT)}: {path.stat().st_size:,} bytes")
 
 
 def caption(model: str, image: str, attention: str = "mean") -> Caption:

@@ -15,6 +15,8 @@ import readme
 
 ROOT = Path(__file__).resolve().parents[2]
 DIAGRAM = re.compile(r'<p><img alt="([^"]*)" src="[^"]*?(figures/\w+\.svg)" ?/?></p>')
+FIGURE = re.compile(r'<img [^>]*src="((?:\.\./)*(figures/\w+))\.webp"[^>]*>')
+NARROW = "(max-width: 40em)"  # as in docs/style.css
 TABLE = re.compile(r"<!-- table: (\w+) -->")
 ASSETS, CHANGELOG = "assets", "changelog.md"
 
@@ -48,7 +50,7 @@ def table(name: str) -> str:
 
 
 def on_page_content(content: str, config: Any, **_: Any) -> str:
-    """Put diagrams into the page itself, where they take its colours, dark or light, and a form for phones."""
+    """Put diagrams into the page itself, where they take its colours, and give figures their forms for phones."""
 
     def insert(match: re.Match[str]) -> str:
         wide = Path(config.docs_dir) / match[2]
@@ -58,4 +60,9 @@ def on_page_content(content: str, config: Any, **_: Any) -> str:
         ]
         return f'<figure class="diagram">{"".join(svgs)}</figure>'
 
-    return DIAGRAM.sub(insert, content)
+    def narrow(match: re.Match[str]) -> str:
+        if not (Path(config.docs_dir) / f"{match[2]}_phone.webp").exists():
+            return match[0]
+        return f'<picture><source media="{NARROW}" srcset="{match[1]}_phone.webp">{match[0]}</picture>'
+
+    return FIGURE.sub(narrow, DIAGRAM.sub(insert, content))

@@ -255,6 +255,15 @@ def test_every_diagram_of_a_page_has_a_form_for_phones(repository: Path) -> None
             assert html.count('role="img" aria-label="What it shows"') == 2
 
 
+def test_a_figure_has_a_form_for_phones_if_there_is_one(repository: Path) -> None:
+    inline = hook(repository, "inline")
+    config = SimpleNamespace(docs_dir=DOCS)
+    html = inline.on_page_content('<p><img alt="A" src="../figures/soft.webp" /></p>', config=config)
+    assert 'srcset="../figures/soft_phone.webp"' in html and '<img alt="A" src="../figures/soft.webp" />' in html
+    alone = '<p><img alt="A" src="../figures/page.webp" /></p>'
+    assert inline.on_page_content(alone, config=config) == alone
+
+
 def test_the_figure_of_the_home_page_is_the_page_of_attend(repository: Path) -> None:
     html = hook(repository, "explorer").on_page_content("<p>a</p><!-- explorer: dog.jpg --><p>b</p>")
     data = re.search(r'<script id="data" type="application/json">(.*?)</script>', html)
