@@ -17,6 +17,7 @@ from typer.main import get_command
 
 import captioner
 from captioner.cli import app
+from tests.browser import launched
 from tests.commands import commands, parse
 
 DOCS = Path(__file__).resolve().parents[2] / "docs"
@@ -271,6 +272,23 @@ def test_the_figure_of_the_home_page_is_the_page_of_attend(repository: Path) -> 
     best = json.loads(data[1])["captions"][0]
     assert "dog" in best["tokens"] and len(best["peaks"]) == len(best["tokens"])
     assert "<h1" not in html and "http" not in re.sub(r"<style>.*?</style>", "", html, flags=re.DOTALL)
+
+
+def test_the_figure_of_the_home_page_follows_the_pointer(repository: Path) -> None:
+    """In a page that runs its scripts again, as the site does when a reader comes back."""
+    html = hook(repository, "explorer").figure("dog.jpg")
+    with launched() as browser:
+        page = browser.new_page(viewport={"width": 390, "height": 844})
+        errors: list[str] = []
+        page.on("pageerror", lambda error: errors.append(str(error)))
+        show = "html => document.body.replaceChildren(document.createRange().createContextualFragment(html))"
+        for _ in range(2):
+            page.evaluate(show, html)
+        words = page.locator(".figure .words button")
+        assert " ".join(words.all_inner_texts()).lower().startswith("a brown and black dog")
+        words.nth(4).hover()
+        assert page.locator(".figure .status").inner_text().startswith("“dog” looked most")
+        assert page.evaluate("document.documentElement.scrollWidth") == 390 and errors == []
 
 
 def test_a_folder_of_versions_leads_to_the_newest(repository: Path, tmp_path: Path) -> None:
