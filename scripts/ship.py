@@ -39,6 +39,7 @@ import scores
 
 ASSETS = Path(__file__).resolve().parent.parent / "assets"
 WIDTHS, JUDGED, WORTH = (3, 5), (10, 20), 0.003  # beams, those with consensus too, and what a wider one must gain
+PRUNE = 3.0  # of a beam with consensus, chosen once by docs/protocol.md
 TRANSLATOR_WIDTHS = (1, 3, 5)
 CAPTIONER_NORMALISATION, TRANSLATOR_NORMALISATION = 0.7, 1.0
 SCORES = ("scores", "grounding")  # what ``about`` has of other weights than those that are shipped now
@@ -87,6 +88,8 @@ def captioner(runs: list[Path], name: str, data: Path) -> Path:
     score, width, source, model = best
     print(f"{name}: {source}, {search_name(width)}, {100 * score:.1f}", flush=True)
     search = {"width": width, "length_normalisation": CAPTIONER_NORMALISATION}
+    if width in JUDGED:
+        search["prune"] = PRUNE
     model.config = model.config.model_copy(update={"search": model.config.search.model_copy(update=search)})
     about = {key: value for key, value in read_config(source)["about"].items() if key not in SCORES}
     about |= {"decoder_parameters": model.decoder_size, "bits": 8, "encoder_bits": 8}

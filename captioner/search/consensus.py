@@ -181,7 +181,8 @@ class Consensus:
             square = sum((n * of) ** 2 for n, of in zip(known.values(), idf, strict=True))
             square += unknown**2 * sum(n**2 for ngram, n in counts.items() if ngram not in self._numbers)
             rows += known
-            weights += [of / (LONGEST * math.sqrt(square)) for of in idf]
+            length = math.sqrt(square) or 1.0  # n-grams of all images weigh nothing
+            weights += [of / (LONGEST * length) for of in idf]
         return rows, weights
 
 
