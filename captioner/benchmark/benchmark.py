@@ -28,7 +28,7 @@ from captioner.captioner import Captioner
 from captioner.data.dataset import CaptionData, CaptionedImage
 from captioner.errors import CaptionerError
 from captioner.evaluation.bootstrap import DEFAULT_RESAMPLES
-from captioner.evaluation.metrics import DEFAULT_METRICS, metric_families
+from captioner.evaluation.metrics import DEFAULT_METRICS, usable_families
 from captioner.machine.backend import choose_device
 from captioner.registry import imported_code
 
@@ -110,7 +110,7 @@ def benchmark(
         FeatureStoreError: a store is damaged.
     """
     listener, output, settings = listener or Listener(), Path(output), dict(search or {})
-    metric_families(metrics)  # reject unknown metrics before captioning, not after
+    usable_families(metrics)  # reject unknown metrics before captioning, not after
     contestants = find(models, listener.failed)
     cache = BenchmarkCache(output / CACHE)
     if fresh:

@@ -20,6 +20,7 @@ from captioner.cli.streams import guarded_streams
 from captioner.errors import CaptionerError, first_line
 from captioner.machine.backend import keep_freed_memory
 from captioner.machine.interrupts import interruptible
+from captioner.machine.packages import missing
 from captioner.machine.processes import Processes
 
 INTERRUPTED = 130
@@ -92,7 +93,7 @@ def _report(error: Exception) -> None:
         Processes.started().yield_to_first()
         console.error(error)
     elif package != "captioner":  # in an environment without torch, for example
-        console.error(f"this needs the package {package}, which is not installed; run: pip install {package}", error)
+        console.error(missing("this", package), error)
     elif isinstance(error, OSError):  # a full disk, a read-only folder
         named = f"{error.filename}: {error.strerror}" if error.filename and error.strerror else error
         console.error(named if _has_working_folder() else "the working folder is gone; change to another", error)

@@ -10,6 +10,7 @@ import typer
 
 from captioner.cli import complete, console, options
 from captioner.cli.events import printed_events
+from captioner.machine.packages import require
 
 EXAMPLES = """Example: captioner benchmark --data flickr8k --split test
 
@@ -122,6 +123,11 @@ def run(
     for recipe in train or ():
         options.check_recipe(recipe, changes or [])
     chosen, settings = options.metrics(metrics), search.settings()
+    from captioner.evaluation.metrics import usable_families
+
+    usable_families(chosen)
+    if train:
+        require("--train:", "lightning_fabric")
     whole = data.read(path)
     part = data.part(whole)
     training = whole.split("train", restval=data.restval) if "train" in whole.splits else None

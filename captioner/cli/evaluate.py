@@ -13,6 +13,7 @@ import typer
 from captioner import files
 from captioner.cli import complete, console, options, score_report
 from captioner.errors import CaptionerError
+from captioner.machine.packages import require
 
 EXAMPLES = """Example: captioner evaluate show_attend_tell flickr8k --split test
 
@@ -99,7 +100,11 @@ def run(
         )
         return score_report.report(model, path, title, record, problems, scoring)
     part = data.part(data.read(path, captionless=True))
-    if output_captions is None and not any(image.captions for image in part.images):
+    from captioner.evaluation.metrics import usable_families
+
+    if any(image.captions for image in part.images):
+        usable_families(metrics)
+    elif output_captions is None:
         raise CaptionerError(
             f"{part.name}: its images have no captions to score against; write the model's with --output-captions"
         )
@@ -134,6 +139,7 @@ def _evaluate_translator(
     model: Path, data: Path, split: str, search: dict[str, Any], *, device: str, batch_size: int, output: Path | None
 ) -> tuple[dict[str, Any], str, Sequence[object]]:
     """Translate a split and score the translations; return the record, a description of the data and the problems."""
+    require("scoring translations", "sacrebleu")
     from captioner import Translator
     from captioner.translation.bleu import evaluate_translation
     from captioner.translation.pairs import read_parallel

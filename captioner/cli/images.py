@@ -48,7 +48,8 @@ class Images:
         """
         from captioner.data import mark
         from captioner.data.names import read_list
-        from captioner.data.raw import INSTALL, RAW_EXTENSIONS
+        from captioner.data.raw import RAW_EXTENSIONS
+        from captioner.machine.packages import install
 
         drawn, others = 0, Counter[str]()
         for path in self.paths:
@@ -69,7 +70,7 @@ class Images:
             count = others.total()
             console.note(f"left out {count:,} file{'s' * (count != 1)} that are not images: {kinds}{more}")
         if not RAW_EXTENSIONS.isdisjoint(others):
-            console.note(f"raw photos are read if rawpy is installed: {INSTALL}")
+            console.note(f"raw photos are read if rawpy is installed: {install('rawpy')}")
 
     def names(self, failures: console.Failures) -> Iterator[str]:
         """Yield the names of the image files; see :meth:`find`. An image on stdin, which has none, is a failure."""

@@ -98,6 +98,7 @@ def run(
     own network, put it behind a server that has both.
     """
     from captioner.errors import CaptionerError
+    from captioner.machine.packages import missing
 
     try:
         import uvicorn
@@ -107,7 +108,7 @@ def run(
     except ModuleNotFoundError as error:
         if (error.name or "").startswith(("captioner", "torch")):
             raise
-        raise CaptionerError(f"the page needs {error.name}; run: pip install 'captioner[web]'") from None
+        raise CaptionerError(missing("the page", error.name or "")) from None
     from captioner import store
     from captioner.captioner import Captioner
     from captioner.data.examples import example_images

@@ -16,6 +16,7 @@ from captioner.collection.limits import BadPart
 from captioner.collection.plan import Plan
 from captioner.data import rows
 from captioner.errors import BulkError, first_line
+from captioner.machine.packages import require
 from captioner.registry import import_code, imported_code
 
 if TYPE_CHECKING:
@@ -158,10 +159,7 @@ def bulk_on_ray(
         BulkError: Ray is not installed, or a part failed repeatedly.
     """
     os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")  # it reports the end of every worker as an error
-    try:
-        import ray.data  # noqa: F401
-    except ImportError:
-        raise BulkError("--ray: needs Ray; install it with: pip install 'captioner[ray]'") from None
+    require("--ray:", "ray", error=BulkError)
 
     code = imported_code()
 

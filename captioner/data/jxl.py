@@ -11,9 +11,9 @@ from PIL import Image
 
 from captioner.data.pixel_limit import check_size
 from captioner.errors import ImageError
+from captioner.machine.packages import install
 
 MAGIC = (b"\xff\x0a", b"\0\0\0\x0cJXL \r\n\x87\n")
-INSTALL = "pip install pillow-jxl-plugin"
 _RATIOS = ((1, 1), (12, 10), (4, 3), (3, 2), (16, 9), (5, 4), (2, 1))  # width to height
 
 
@@ -26,7 +26,9 @@ def open_jxl(stream: IO[bytes], name: str, limit: int) -> Image.Image:
     try:
         import pillow_jxl  # noqa: F401 (registers the format)
     except ImportError:
-        raise ImageError(name, f"JPEG XL needs a plugin; run: {INSTALL}, or convert it to PNG or JPEG") from None
+        raise ImageError(
+            name, f"JPEG XL needs a plugin; run: {install('pillow_jxl')}, or convert it to PNG or JPEG"
+        ) from None
     stream.seek(0)
     check_size(jxl_size(stream.read(1 << 16)), name, limit)
     stream.seek(0)

@@ -9,6 +9,7 @@ from typing import IO, TYPE_CHECKING, Any, BinaryIO, cast
 
 from captioner.data.pixel_limit import check_size
 from captioner.errors import ImageError, first_line
+from captioner.machine.packages import install
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -22,7 +23,6 @@ RAW_EXTENSIONS: frozenset[str] = frozenset(
 )
 """Extensions of raw photos, in lower case."""
 
-INSTALL = "pip install rawpy"
 # Magic bytes of raw photos that have some of their own, each at its offset; the others begin like a TIFF.
 _MAGIC = (
     *((0, b"FUJIFILMCCD-RAW"), (4, b"ftypcrx"), (8, b"CR\x02")),
@@ -86,7 +86,8 @@ class _Opened:
             import rawpy
         except ImportError:
             raise ImageError(
-                self.name, f"raw photos need rawpy; run: {INSTALL}, or use the JPEG that the camera wrote beside it"
+                self.name,
+                f"raw photos need rawpy; run: {install('rawpy')}, or use the JPEG that the camera wrote beside it",
             ) from None
         self.stream.seek(0)
         try:

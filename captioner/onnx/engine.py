@@ -47,7 +47,6 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 _MOST = 16  # images that a thread loads and encodes, one after the other, before it searches
 _ROWS = 32  # hypotheses that a step reads together: with more, attention outgrows the processor's cache
-INSTALL = "pip install 'captioner[onnx]'"
 
 
 class OnnxEngine(Engine):

@@ -29,11 +29,12 @@ from captioner.decoders import Decoder, State, Transformer
 from captioner.encoders.grid import GridEncoder
 from captioner.errors import CaptionerError, FileError, first_line
 from captioner.machine.interrupts import interruptible
+from captioner.machine.packages import install
 from captioner.memory import Memory
 from captioner.model import CaptionModel
 from captioner.model.checkpoint import load_model
 from captioner.onnx.agreement import Agreement, compare
-from captioner.onnx.engine import INSTALL, OnnxEngine
+from captioner.onnx.engine import OnnxEngine
 from captioner.onnx.folder import (
     ATTENTION,
     ENCODER,
@@ -67,7 +68,7 @@ def require_exporter() -> None:
             import_module(package)
         except ImportError as error:
             raise CaptionerError(
-                f"an export needs {package}, which cannot be imported ({first_line(error)}); run: {INSTALL}"
+                f"an export needs {package}, which cannot be imported ({first_line(error)}); run: {install(package)}"
             ) from None
 
 

@@ -23,14 +23,13 @@ from pathlib import Path
 from typing import Any, ClassVar, Generic, NamedTuple, Protocol, TypeVar
 
 import torch
-from lightning_fabric import Fabric
-from lightning_fabric.plugins.environments.lightning import LightningEnvironment
 from torch import Tensor, nn
 
 from captioner import files, store
 from captioner.data.batches import Captions, Weights, prefetch
 from captioner.errors import CheckpointError, ConfigError, FileError
 from captioner.machine.backend import choose_device, device_name, fast_dtype
+from captioner.machine.packages import require
 from captioner.machine.processes import Processes
 from captioner.machine.randomness import generator_states
 from captioner.training.events import SILENT, Events
@@ -101,6 +100,10 @@ class Loop(ABC, Generic[B]):
     data: str = ""
 
     def __init__(self, config: RunConfig, *, resume: bool, events: Events) -> None:
+        require("training", "lightning_fabric")
+        from lightning_fabric import Fabric
+        from lightning_fabric.plugins.environments.lightning import LightningEnvironment
+
         self.processes = Processes.join()
         self.events = events if self.processes.first else SILENT
         self.settings, self.resume, self.output = config, resume, config.output

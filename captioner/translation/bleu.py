@@ -13,6 +13,7 @@ from captioner.caption import Array
 from captioner.errors import EvaluationError
 from captioner.evaluation.bootstrap import Interval, intervals
 from captioner.evaluation.sums import Sums
+from captioner.machine.packages import missing
 from captioner.translation.pairs import ParallelText, read_parallel, runs
 from captioner.translation.result import Translation
 from captioner.translation.translator import Translator
@@ -145,7 +146,5 @@ def _metrics() -> dict[str, Callable[[], Any]]:
         # sacrebleu is an optional dependency.
         from sacrebleu.metrics import BLEU, CHRF  # type: ignore[import-not-found,attr-defined,unused-ignore]
     except ImportError:
-        raise EvaluationError(
-            "translations are scored by sacrebleu, which is not installed; install it with: pip install sacrebleu"
-        ) from None
+        raise EvaluationError(missing("scoring translations", "sacrebleu")) from None
     return {"BLEU": BLEU, "chrF": CHRF}

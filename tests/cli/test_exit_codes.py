@@ -43,7 +43,11 @@ ENDS: list[tuple[BaseException | None, int, str]] = [
     (None, 0, ""),
     (CaptionerError("photo.jpg: is bad"), 1, "error: photo.jpg: is bad"),
     (OSError(errno.ENOSPC, "No space left on device", "file"), 1, "error: file: No space left on device"),
-    (ModuleNotFoundError("No module named 'x'", name="x"), 1, "error: this needs the package x"),
+    (
+        ModuleNotFoundError("No module named 'x'", name="x"),
+        1,
+        "error: this needs the package x, which is not installed; run: pip install x",
+    ),
     (ValueError("oops"), 1, "error: unexpected ValueError: oops"),
     (MemoryError(), 1, "error: there is not enough memory for this"),
     (RuntimeError("CUDA out of memory. Tried"), 1, "error: there is not enough memory for this: CUDA"),

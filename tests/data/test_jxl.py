@@ -51,5 +51,5 @@ def test_a_damaged_one_is_an_error(size: int) -> None:
 def test_without_the_plugin_the_error_names_it(monkeypatch: pytest.MonkeyPatch) -> None:
     missing: Any = None
     monkeypatch.setitem(sys.modules, "pillow_jxl", missing)
-    with pytest.raises(ImageError, match=r"JPEG XL needs a plugin; run: pip install pillow-jxl-plugin, or convert it"):
+    with pytest.raises(ImageError, match=r"JPEG XL needs a plugin; run: pip install 'captioner\[jxl\]', or convert it"):
         load_image(b"\xff\x0a" + bytes(40))

@@ -81,5 +81,7 @@ def test_without_rawpy_the_error_names_it(tmp_path: Path, monkeypatch: pytest.Mo
     (tmp_path / "a.nef").write_bytes(dng())
     assert not list(find_images([tmp_path], on_empty=lambda message: None))
     for source in (tmp_path / "a.nef", b"FUJIFILMCCD-RAW 0201"):
-        with pytest.raises(ImageError, match=r"raw photos need rawpy; run: pip install rawpy, or use the JPEG"):
+        with pytest.raises(
+            ImageError, match=r"raw photos need rawpy; run: pip install 'captioner\[raw\]', or use the JPEG"
+        ):
             load_image(source)

@@ -376,7 +376,7 @@ def half(monkeypatch: pytest.MonkeyPatch) -> list[float]:
         del settings["precision"]
         return Fabric(**{**settings, "plugins": [settings["plugins"], plugin]})
 
-    monkeypatch.setattr(loop, "Fabric", fabric)
+    monkeypatch.setattr("lightning_fabric.Fabric", fabric)
     return scale
 
 
@@ -387,7 +387,7 @@ def test_scaled_gradients_are_clipped_and_used_unscaled(tmp_path: Path, half: li
     scaled.run()
     monkeypatch = pytest.MonkeyPatch()
     with monkeypatch.context() as undone:
-        undone.setattr(loop, "Fabric", Fabric)
+        undone.setattr("lightning_fabric.Fabric", Fabric)
         plain = Line(config(tmp_path / "whole", optimiser={"clip": 0.5}))
         plain.run()
     norms = [[record["gradient_norm"] for record in log_of(run) if "loss" in record] for run in (scaled, plain)]

@@ -275,7 +275,7 @@ def test_a_missing_scorer_is_reported_before_any_work(
     tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(sys.modules, "sacrebleu.metrics", None)
-    with pytest.raises(EvaluationError, match="pip install sacrebleu"):
+    with pytest.raises(EvaluationError, match=r"pip install 'captioner\[translate\]'"):
         train_translation(tiny, output=tmp_path / "run")
     assert not (tmp_path / "run").exists()
 
