@@ -1,8 +1,9 @@
-"""Names of interchangeable parts: encoders, decoders, objectives, readers of captions.
+"""Names of interchangeable parts: encoders, decoders, objectives, loggers, readers of captions.
 
 A family registers itself with a decorator, so adding one means adding a file: the command line, the configs and the
 parametrised tests read the registry. The file can be outside this package: :func:`import_code` imports it. An installed
-package names its families as entry points: ``captioner.decoders``, ``captioner.encoders`` or ``captioner.readers``.
+package names its families as entry points: ``captioner.decoders``, ``captioner.encoders``, ``captioner.loggers`` or
+``captioner.readers``.
 """
 
 from __future__ import annotations

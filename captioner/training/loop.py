@@ -1,9 +1,9 @@
 """The training loop of every run: steps, learning rate, moving average, evaluation, early stopping, log and state.
 
-A run's folder holds ``best`` and ``last`` (model folders), ``log.jsonl``, TensorBoard curves in ``curves``,
-``config.json`` and the state to resume from. A run that was killed at any moment and is resumed on the same machine's
-CPU ends with the same bits as an uninterrupted run. A resumed run may have more epochs or patience, even if it was
-finished; :mod:`captioner.training.resume` refuses other changes.
+A run's folder holds ``best`` and ``last`` (model folders), ``log.jsonl``, ``config.json``, the state to resume from and,
+by TensorBoard's logger, ``curves``. A run that was killed at any moment and is resumed on the same machine's CPU ends
+with the same bits as an uninterrupted run. A resumed run may have more epochs or patience, even if it was finished;
+:mod:`captioner.training.resume` refuses other changes.
 
 Under ``torchrun`` several processes share every batch, and their gradients are averaged before each optimiser step.
 DistributedDataParallel cannot do this: it supports one ``forward`` call per step, while objectives also call a
@@ -257,7 +257,7 @@ class Loop(ABC, Generic[B]):
                 progress.best, progress.waited = -1.0, 0
         if first and (self.changed or not self.resume):
             files.write_text(self.output / CONFIG, settings.model_dump_json(indent=2) + "\n")
-        log = Log(self.output, progress.step if self.resume else None) if first else None
+        log = Log(settings, progress.step if self.resume else None, self.events.warn) if first else None
         shared = f", {self.processes.count} processes" if self.processes.several else ""
         self.events.note(f"{self.describe()}; {self.device.type}, {self.precision}{shared}")
         began, before = time.monotonic(), progress.seconds

@@ -9,12 +9,14 @@ from typing import Any, Literal, TypeVar
 from pydantic import Field, field_validator, model_validator
 
 from captioner.data.augment import AugmentConfig
-from captioner.errors import ConfigError
+from captioner.errors import CaptionerError, ConfigError
+from captioner.machine.packages import is_installed, require
 from captioner.model import ModelConfig
 from captioner.search.config import SearchConfig
 from captioner.settings import Settings, validate
-from captioner.training import cross_entropy, self_critical  # noqa: F401 (they register objectives)
+from captioner.training import cross_entropy, self_critical, tensorboard  # noqa: F401 (they register themselves)
 from captioner.training.consensus import ConsensusSettings
+from captioner.training.logger import LOGGERS
 from captioner.training.objective import OBJECTIVES
 from captioner.training.recipe_files import IMPORT, read_recipe
 from captioner.training.teacher import TeacherConfig
@@ -134,9 +136,26 @@ class RunConfig(Settings):
     precision: Literal["auto", "32-true", "bf16-mixed", "16-mixed"] = Field(
         "auto", description="auto: bf16-mixed if the hardware supports it, else 32-true"
     )
+    logger: list[str] = Field(
+        default_factory=lambda: ["tensorboard"] if is_installed("tensorboard") else [],
+        description="what takes the curves besides log.jsonl: tensorboard, the default where it is installed, and "
+        "loggers of your own",
+    )
     save_minutes: float = Field(
         5.0, gt=0, description="minutes between saved states, in addition to one at the end of each epoch"
     )
+
+    @field_validator("logger", mode="before")
+    @classmethod
+    def _loggers(cls, names: Any) -> Any:
+        """Take a single name too, and report one that does not exist or lacks a package before any work is done."""
+        names = [names] if isinstance(names, str) else names
+        for name in names if isinstance(names, list) else ():
+            try:
+                require(f"logger {name!r}", *LOGGERS[name].needs)
+            except CaptionerError as error:
+                raise ValueError(str(error)) from None
+        return names
 
 
 class TrainConfig(RunConfig):

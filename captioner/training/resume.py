@@ -16,7 +16,7 @@ from captioner.machine.processes import Processes
 from captioner.training.recipe import RunConfig
 from captioner.training.state import STATE, read_settings
 
-_ANY = {"output", "device", "save_minutes"}  # settings that may differ
+_ANY = {"output", "device", "save_minutes", "logger"}  # settings that may differ
 _LONGER = ("epochs", "evaluation.patience")  # settings that may be raised, to train longer
 
 

@@ -1,0 +1,38 @@
+"""The interface of loggers, which take the curves of a training run as it trains."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from typing import TYPE_CHECKING
+
+from captioner.registry import Registry
+
+if TYPE_CHECKING:
+    from captioner.training.recipe import RunConfig
+
+
+class Logger(ABC):
+    """Takes the curves of a run; only the first of several processes has one.
+
+    Args:
+        config: settings of the run; ``config.output`` is its folder.
+        resumed_at: the step after which a resumed run continues, so later values of an earlier start are void; ``None``
+            for a new run.
+    """
+
+    #: modules that it imports when it is made, checked before any work is done
+    needs: tuple[str, ...] = ()
+
+    @abstractmethod
+    def __init__(self, config: RunConfig, resumed_at: int | None) -> None: ...
+
+    @abstractmethod
+    def add(self, values: dict[str, float], step: int) -> None:
+        """Add a value to each named curve: ``train/loss`` and others every ten steps, ``dev/CIDEr`` after an epoch."""
+
+    @abstractmethod
+    def close(self) -> None:
+        """Finish, also after an error or an interruption."""
+
+
+LOGGERS: Registry[type[Logger]] = Registry("logger", group="captioner.loggers")
