@@ -123,11 +123,11 @@ def run(
     for recipe in train or ():
         options.check_recipe(recipe, changes or [])
     chosen, settings = options.metrics(metrics), search.settings()
+    if train:
+        require("--train:", "lightning_fabric")
     from captioner.evaluation.metrics import usable_families
 
     usable_families(chosen)
-    if train:
-        require("--train:", "lightning_fabric")
     whole = data.read(path)
     part = data.part(whole)
     training = whole.split("train", restval=data.restval) if "train" in whole.splits else None

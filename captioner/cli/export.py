@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from captioner.cli import console, options
+from captioner.machine.packages import require
 
 EXAMPLES = """Example: captioner export show_attend_tell -o small
 
@@ -50,6 +51,7 @@ def run(
     """
     if int8 != (calibrate is not None):
         raise typer.BadParameter("give both or neither", param_hint="--int8, --calibrate")
+    require("an export", "onnx", "onnxscript")
     from captioner import store
     from captioner.data.find import find_images
     from captioner.data.images import check_file

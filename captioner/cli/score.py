@@ -32,6 +32,9 @@ def run(
     """
     options.check_outputs([captions, path], output_scores=scoring.output_scores, per_image=scoring.per_image)
     metrics = options.metrics(scoring.metrics)
+    from captioner.evaluation.metrics import usable_families
+
+    usable_families(metrics)
     part = data.part(data.read(path, captionless=True))
     from captioner.evaluation.results import read_results
 

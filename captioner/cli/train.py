@@ -10,6 +10,7 @@ import typer
 from captioner.cli import complete, console, options, streams
 from captioner.cli.events import printed_events
 from captioner.errors import ConfigError
+from captioner.machine.packages import require
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -67,6 +68,7 @@ def run(
     if json and not dry_run:
         raise typer.BadParameter("give --dry-run too", param_hint="--json")
     changes = changes or []
+    require("training", "lightning_fabric")
     options.check_recipe(config, changes)
     from captioner.machine.processes import Processes
     from captioner.training import fit

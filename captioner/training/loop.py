@@ -1,7 +1,7 @@
 """The training loop of every run: steps, learning rate, moving average, evaluation, early stopping, log and state.
 
-A run's folder holds ``best`` and ``last`` (model folders), ``log.jsonl``, ``config.json``, the state to resume from and,
-by TensorBoard's logger, ``curves``. A run that was killed at any moment and is resumed on the same machine's CPU ends
+A run's folder holds ``best`` and ``last`` (model folders), ``log.jsonl``, ``config.json``, the state to resume from,
+and what its loggers write. A run that was killed at any moment and is resumed on the same machine's CPU ends
 with the same bits as an uninterrupted run. A resumed run may have more epochs or patience, even if it was finished;
 :mod:`captioner.training.resume` refuses other changes.
 

@@ -67,6 +67,7 @@ def test_the_reader_of_the_page_reads(repository: Path, tmp_path: Path) -> None:
 
 def test_the_logger_of_the_page_logs(repository: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(LOGGERS, "_entries", dict(LOGGERS._entries))
+    monkeypatch.setattr("captioner.registry._imported", [])
     (tmp_path / "curves.py").write_text(blocks(repository, "python")[2], encoding="utf-8")
     import_code(str(tmp_path / "curves.py"))
     config = validate(RunConfig, {"output": tmp_path, "logger": ["csv", "tensorboard"]}, where="test")
