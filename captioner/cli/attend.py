@@ -144,7 +144,7 @@ def run(
             "no heatmap to draw; take one that does"
         )
     name = _Names(output, kind)
-    replaced = 0
+    drawn = replaced = 0
     with console.progress("Drawing", show=not single and console.shows_progress(stdout=True)) as progress:
         results = captioner.stream(chain(first, found), workers=workers, max_pixels=given.max_pixels, attention=heads)
         if translator:
@@ -162,6 +162,7 @@ def run(
                 check_replaceable(file)
                 was_there = not single and file.exists()
                 figure.save(file, kind)
+                drawn += 1
                 replaced += was_there
                 streams.show(f"{file}: {result.text}")
             except CaptionerError as error:
@@ -169,8 +170,9 @@ def run(
             except OSError as error:
                 failures(f"{result.source}: its figure cannot be written ({error.strerror or error})")
             progress(done, None)
-    if replaced:
-        console.note(f"{output}{os.sep}: replaced {replaced:,} figure{'s' * (replaced != 1)} of an earlier run")
+    if not single:
+        old = f"; replaced {console.count(replaced, 'figure')} of an earlier run" if replaced else ""
+        console.wrote(f"{output}{os.sep}", f"{console.count(drawn, 'figure')}{old}")
     failures.exit()
 
 

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from contextlib import ExitStack
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from captioner.cli import complete, console, options
-from captioner.cli.events import printed_events
 from captioner.machine.packages import require
 
 EXAMPLES = """Example: captioner benchmark --data flickr8k --split test
@@ -123,6 +121,7 @@ def run(
     for recipe in train or ():
         options.check_recipe(recipe, changes or [])
     chosen, settings = options.metrics(metrics), search.settings()
+    console.note(f"comparing captioners on {path}")
     if train:
         require("--train:", "lightning_fabric")
     from captioner.evaluation.metrics import usable_families
@@ -137,27 +136,27 @@ def run(
     from captioner.benchmark.listener import Listener
     from captioner.benchmark.training import train as train_all
     from captioner.errors import EvaluationError
+    from captioner.training.events import Events
 
     together = options.ensemble(members)
     contestants = [*(models or ()), *([together] if together else [])]
     if not contestants and not train:
         contestants = list(store.shipped())
     failures = console.Failures()
-    with files.only_one(output, error=EvaluationError, work="benchmarks"), _Bars() as bars:
-        listener = Listener(bars, console.note, failures)
-        with printed_events() as events:
-            trained = train_all(
-                train or (),
-                output / "runs",
-                data=path,
-                images=data.images,
-                restval=data.restval,
-                changes=changes or (),
-                seeds=seed_list,
-                device=device,
-                listener=listener,
-                events=events,
-            )
+    with files.only_one(output, error=EvaluationError, work="benchmarks"), console.Phases() as phases:
+        listener = Listener(phases, console.note, failures)
+        trained = train_all(
+            train or (),
+            output / "runs",
+            data=path,
+            images=data.images,
+            restval=data.restval,
+            changes=changes or (),
+            seeds=seed_list,
+            device=device,
+            listener=listener,
+            events=Events(phases, console.note, console.note),
+        )
         benchmark(
             [*contestants, *trained],
             part,
@@ -178,7 +177,7 @@ def run(
     typer.echo((output / TABLE).read_text(encoding="utf-8"))
     names = ", ".join(name for name in sorted((TABLE, LATEX, RECORD, PLOT, PAGE)) if (output / name).is_file())
     cached = f"; captions and timings in {output / CACHE}" if (output / CACHE).is_dir() else ""
-    console.note(f"{output}: {names}{cached}")
+    console.wrote(output, f"{names}{cached}")
     failures.exit()
 
 
@@ -192,15 +191,3 @@ def _seeds(text: str, changes: list[str]) -> list[int]:
     if any(change.partition("=")[0].strip() == "seed" for change in changes):
         raise typer.BadParameter("seed is set by --seeds; leave one of them out", param_hint="--set")
     return [int(part) for part in parts]
-
-
-class _Bars(ExitStack):
-    """Progress bars, one after the other, each with the title of its phase."""
-
-    title: str | None = None
-
-    def __call__(self, title: str, done: int, total: int | None) -> None:
-        if title != self.title:
-            self.close()
-            self.show, self.title = self.enter_context(console.progress(title)), title
-        self.show(done, total)

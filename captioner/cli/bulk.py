@@ -36,7 +36,7 @@ def run(
     ],
     models: options.Models = None,
     format: Annotated[
-        Literal["jsonl", "parquet"], options.output_option(help="Format of the files; parquet needs the extra bulk.")
+        Literal["jsonl", "parquet"], options.output_option(help="Format of the files; parquet needs captioner[bulk].")
     ] = "jsonl",
     column: Annotated[
         str | None,
@@ -46,7 +46,7 @@ def run(
     ] = None,
     part_size: Annotated[int, options.data_option(min=1, help="Loose images in a part.")] = 1000,
     ray: Annotated[
-        bool, _ray("--ray", help="Work on the Ray cluster that runs here, else on a new one; needs the extra ray.")
+        bool, _ray("--ray", help="Work on the Ray cluster that runs here, else on a new one; needs captioner[ray].")
     ] = False,
     workers: Annotated[int, _ray(min=1, help="With --ray: parts captioned at once.")] = 2,
     cpus: Annotated[int, _ray(min=1, help="With --ray: cores of each worker.")] = 1,
@@ -70,6 +70,7 @@ def run(
     from captioner import store
 
     settings = search.settings()
+    console.note(f"captioning {source}")
     name = options.ensemble(models) or store.DEFAULT
     store.locate_captioners(name)  # a wrong name must not enter the output's plan
     from captioner.collection.plan import open_plan

@@ -176,7 +176,7 @@ def run(
     if library and library.kept:
         console.note(f"kept what people wrote in {library.kept:,} photos; --overwrite replaces it")
     if record:
-        console.note(f"{output}: {record.counts}")
+        console.wrote(output, str(record.counts))
     failures.exit()
 
 

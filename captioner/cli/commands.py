@@ -142,6 +142,8 @@ def _add_options(command: Any) -> None:
         app = typer.Typer(add_completion=False)
         app.command()(_options)
         command.params += get_command(app).params
+        for part in (command, *command.params):
+            _keep_brackets(part)
     get_params = command.get_params
 
     def named_params(ctx: Any) -> list[Any]:
@@ -151,6 +153,13 @@ def _add_options(command: Any) -> None:
         return found
 
     command.get_params = named_params
+
+
+def _keep_brackets(part: Any) -> None:
+    """Escape what rich would read as markup in the texts of a command or an option, such as ``captioner[bulk]``."""
+    for name in ("help", "short_help", "epilog"):
+        if text := getattr(part, name, None):
+            setattr(part, name, re.sub(r"(\[[a-z#/@][^\[]*?\])", r"\\\1", text))
 
 
 _VALUES = {

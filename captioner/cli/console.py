@@ -1,19 +1,20 @@
-"""Messages and progress of all commands, on stderr."""
+"""Messages and progress of all commands, on stderr, and the style of their tables."""
 
 from __future__ import annotations
 
 import json
 import logging
+import os
 import re
 import sys
 import time
 import traceback
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from datetime import timedelta
 from enum import Enum
 from functools import cache
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 import typer
 
@@ -22,25 +23,24 @@ from captioner.errors import CaptionerError, first_line
 if TYPE_CHECKING:
     from rich.console import Console
     from rich.progress import Progress, ProgressColumn, Task
+    from rich.table import Column, Table
     from rich.text import Text
 
+_MANY = 50  # items: fewer are not announced
+_UNFOLDED = 1 << 16  # columns
 _log = logging.getLogger("captioner")
 _began = time.perf_counter()
 
 
 @cache
-def _console(of: str) -> Console:
-    """Return the console on stderr of errors or of messages. rich is imported when one is printed, as it takes long."""
+def stderr() -> Console:
+    """Return the console of all messages and bars: a line that is printed while a bar is shown appears above the bar.
+
+    rich is imported when something is printed, as it takes long.
+    """
     from rich.console import Console
 
     return Console(stderr=True, highlight=False, emoji=False, soft_wrap=True)
-
-
-def messages() -> Console:
-    """Return the console of notes and bars; it is silent with --quiet."""
-    console = _console("messages")
-    console.quiet = _verbosity is Verbosity.QUIET
-    return console
 
 
 # Characters that command a terminal: control characters, those that change the direction of text, and bytes that are
@@ -51,6 +51,13 @@ _UNSEEN = re.compile("[\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\
 def printable(text: str) -> str:
     """Escape the characters that command a terminal, as JSON does."""
     return _UNSEEN.sub(lambda found: json.dumps(found[0])[1:-1], text)
+
+
+class Progressing(Protocol):
+    """Takes the progress of some work."""
+
+    def __call__(self, done: int, total: int | None, details: str = "", /) -> None:
+        """Show how much of the total is done."""
 
 
 class Verbosity(Enum):
@@ -98,7 +105,7 @@ def error(message: object, exception: BaseException | None = None) -> None:
         exception = exception.__cause__ or exception.__context__
     from rich.text import Text
 
-    console = _console("errors")
+    console = stderr()
     if exception is not None and _verbosity is Verbosity.VERBOSE:
         lines = "".join(traceback.format_exception(exception)).rstrip().split("\n")
         console.print(Text("\n".join(map(printable, lines))))
@@ -125,7 +132,17 @@ def note(message: object) -> None:
     if _verbosity is not Verbosity.QUIET:
         from rich.text import Text
 
-        messages().print(Text(printable(str(message))))
+        stderr().print(Text(printable(str(message))))
+
+
+def wrote(path: object, what: str) -> None:
+    """Print the last note on an output that is not stdout: its path and what it has."""
+    note(f"{path}: {what}")
+
+
+def count(number: int, unit: str) -> str:
+    """Return a number with its unit, in the plural unless it is 1: ``1,024 images``."""
+    return f"{number:,} {unit}{'s' * (number != 1)}"
 
 
 class Failures:
@@ -144,29 +161,68 @@ class Failures:
             raise typer.Exit(1)
 
 
+def table(*columns: Column | str, title: str = "") -> Table:
+    """Return an empty table in the style of all commands: a line below its head, and no other."""
+    from rich.box import SIMPLE_HEAD
+    from rich.table import Table
+    from rich.text import Text
+
+    heading = Text(title, "bold") if title else None
+    return Table(*columns, title=heading, title_justify="left", box=SIMPLE_HEAD, show_edge=False, pad_edge=False)
+
+
+def show(*tables: Table) -> None:
+    """Print tables on stdout, with an empty line between them; where it is not a terminal, a row is one line."""
+    from rich.console import Console
+
+    wide = None if sys.stdout.isatty() or "COLUMNS" in os.environ else _UNFOLDED
+    console = Console(highlight=False, emoji=False, width=wide)
+    for number, each in enumerate(tables):
+        console.print(*[""] * bool(number), each, sep="\n")
+
+
 def shows_progress(stdout: bool) -> bool:
-    """Return whether to show a progress bar: on a terminal, unless results go to stdout and that is one too."""
-    return not (stdout and sys.stdout.isatty()) and messages().is_terminal
+    """Return whether to show progress at once; results on stdout show it, unless only stderr is a terminal."""
+    return not (stdout and (sys.stdout.isatty() or not sys.stderr.isatty()))
 
 
 @contextmanager
-def progress(title: str, *, show: bool = True) -> Iterator[Callable[[int, int | None], None]]:
+def progress(title: str, *, show: bool = True) -> Iterator[Progressing]:
     """Show a bar with the rate and the time left; where stderr is not a terminal, print a line a minute.
 
+    Args:
+        title: what is done.
+        show: ``False`` if results on stdout show the progress: there is no bar then, and the first line comes after a
+            minute.
+
     Yields:
-        A function to call with (done, total); the total is ``None`` if it is unknown.
+        A function to call with (done, total, details); the total is ``None`` if it is unknown, and the details, such as
+        the loss, may be left out.
     """
     if not sys.stderr.isatty():
-        yield _lines(title)
+        yield _lines(title, at_once=show)
         return
-    if not (show and messages().is_terminal):
-        yield lambda done, total: None
+    if not (show and stderr().is_terminal):
+        yield lambda done, total, details="": None
         return
-    from rich.progress import MofNCompleteColumn
+    from rich.progress import MofNCompleteColumn, TextColumn
 
-    with bars(MofNCompleteColumn(), _rate()) as shown:
-        task = shown.add_task(title, total=None)
-        yield lambda done, total: shown.update(task, completed=done, total=total)
+    with bars(MofNCompleteColumn(), _rate(), TextColumn("{task.fields[details]}", markup=False)) as shown:
+        task = shown.add_task(title, total=None, details="")
+        yield lambda done, total, details="": shown.update(task, completed=done, total=total, details=details)
+
+
+class Phases(ExitStack):
+    """Progress of several phases, one after the other; call it with (title, done, total, details)."""
+
+    _title: str | None = None
+
+    def __call__(self, title: str, done: int, total: int | None, details: str = "") -> None:
+        """Show the progress of a phase, and end the one before."""
+        if title != self._title:
+            self.close()
+            self._show, self._title = self.enter_context(progress(title)), title
+        self._show(done, total, details)
 
 
 def _rate() -> ProgressColumn:
@@ -186,22 +242,28 @@ def _readable(rate: float) -> str:
     return f"{rate:,.0f}" if rate >= 10 else f"{rate:.2g}"
 
 
-def _lines(title: str, *, every: float = 60.0) -> Callable[[int, int | None], None]:
-    """Return a function that prints the progress from time to time; see :func:`progress`."""
-    began = printed = time.monotonic()
+def _lines(title: str, *, at_once: bool, every: float = 60.0) -> Progressing:
+    """Return a function that prints the progress from time to time; see :func:`progress`.
 
-    def show(done: int, total: int | None) -> None:
-        nonlocal printed
+    The first line comes with the first call if that has much left to do.
+    """
+    began = printed = time.monotonic()
+    first = at_once
+
+    def show(done: int, total: int | None, details: str = "") -> None:
+        nonlocal printed, first
         now = time.monotonic()
+        of = "" if total is None else f" of {total:,}"
+        announce, first = first and total is not None and total - done >= _MANY, False
+        if announce:
+            printed = now
+            note(f"{title}: {done:,}{of}")
         if now - printed < every:
             return
         printed = now
         rate = done / (now - began)
-        of, left = "", ""
-        if total is not None:
-            of = f" of {total:,}"
-            left = f", {timedelta(seconds=round((total - done) / rate))} left" if rate else ""
-        note(f"{title}: {done:,}{of}, {_readable(rate)} a second{left}")
+        left = f", {timedelta(seconds=round((total - done) / rate))} left" if total is not None and rate else ""
+        note(f"{title}: {done:,}{of}, {_readable(rate)} a second{left}{'; ' * bool(details)}{details}")
 
     return show
 
@@ -215,8 +277,8 @@ def bars(*columns: ProgressColumn) -> Progress:
         BarColumn(),
         *columns,
         TimeRemainingColumn(),
-        console=messages(),
+        console=stderr(),
         transient=True,
-        redirect_stdout=False,  # to stderr
-        disable=not messages().is_terminal,
+        redirect_stdout=sys.stdout.isatty(),  # else results would go to stderr
+        disable=not stderr().is_terminal or _verbosity is Verbosity.QUIET,
     )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterator, Sequence
-from contextlib import closing, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -103,14 +103,12 @@ def _print_report(report: DataReport) -> None:
 
 
 def _print_splits(splits: dict[str, SplitSummary]) -> None:
-    from rich.box import SIMPLE_HEAD
-    from rich.console import Console
-    from rich.table import Column, Table
+    from rich.table import Column
     from rich.text import Text
 
     counts = "images", "captions", "captions per image\nmin/mean/max", "words per caption\nmin/median/mean/p95/max"
     columns = (Column(name, justify="right") for name in counts)
-    table = Table("split", *columns, box=SIMPLE_HEAD, show_edge=False, pad_edge=False)
+    table = console.table("split", *columns)
     for name, split in splits.items():
         per, length = split.captions_per_photo, split.words_per_caption
         table.add_row(
@@ -121,7 +119,7 @@ def _print_splits(splits: dict[str, SplitSummary]) -> None:
             f"{length.min} / {length.median:g} / {length.mean:.1f} / {length.p95} / {length.max}",
         )
     typer.echo()
-    Console(highlight=False).print(table)
+    console.show(table)
     typer.echo()
 
 
@@ -297,9 +295,21 @@ def _bytes(count: int) -> str:
 
 @contextmanager
 def _bars() -> Iterator[Progress]:
-    """Show a bar for each file with its speed and the time left, if stderr is a terminal."""
+    """Show a bar for each file with its speed and the time left; see :func:`captioner.cli.console.progress`."""
     from rich.progress import DownloadColumn, TaskID, TransferSpeedColumn
 
+    if not console.stderr().is_terminal:
+        with ExitStack() as stack:
+            lines: dict[str, console.Progressing] = {}
+
+            def show(path: str, phase: str, done: int, total: int | None) -> None:
+                title = f"{phase} {path}, MB"
+                if title not in lines:
+                    lines[title] = stack.enter_context(console.progress(title))
+                lines[title](round(done / 1e6), None if total is None else round(total / 1e6))
+
+            yield show
+        return
     with console.bars(DownloadColumn(), TransferSpeedColumn()) as bars:
         tasks: dict[str, TaskID] = {}
         last: dict[str, tuple[str, int]] = {}

@@ -45,17 +45,15 @@ def run(models: options.Models = None, json: options.Json = False) -> None:
 
 
 def _print(findings: list[Finding]) -> None:
-    from rich.box import SIMPLE_HEAD
-    from rich.console import Console
-    from rich.table import Column, Table
+    from rich.table import Column
     from rich.text import Text
 
-    columns = Column("state", no_wrap=True), Column("check", no_wrap=True), Column("found, and advice", overflow="fold")
-    table = Table(*columns, box=SIMPLE_HEAD)
+    first = Column("state", no_wrap=True), Column("check", no_wrap=True)
+    table = console.table(*first, Column("found, and advice", overflow="fold"))
     for finding in findings:
         advice = f"\n{finding.advice}" if finding.advice else ""
         found = Text.assemble(finding.found, (advice, "" if finding.state == "ok" else _COLOURS[finding.state]))
         table.add_row(Text(finding.state, _COLOURS[finding.state]), Text(finding.name), found)
-    Console(highlight=False).print(table)
+    console.show(table)
     counts = {state: sum(finding.state == state for finding in findings) for state in ("warning", "problem")}
     typer.echo(", ".join(f"{count or 'no'} {state}{'s' * (count != 1)}" for state, count in counts.items()))

@@ -75,6 +75,7 @@ def run(
         [path], output_captions=output_captions, output_scores=scoring.output_scores, per_image=scoring.per_image
     )
     metrics, settings = options.metrics(scoring.metrics), search.settings()
+    console.note(f"evaluating {model} on {path}")
     from captioner import store
 
     alone = len(store.members(model)) == 1
@@ -124,6 +125,8 @@ def run(
             progress=progress,
             keep=None if output_captions is None else partial(write_results, output_captions),
         )
+    if output_captions is not None:
+        console.wrote(output_captions, console.count(len(result.captions), "caption"))
     score_report.report_captions(
         model,
         path,
@@ -156,6 +159,7 @@ def _evaluate_translator(
             for pair, translation in zip(text.pairs, translations, strict=True)
         ]
         files.write_json(output, rows)
+        console.wrote(output, console.count(len(rows), "translation"))
     record = {
         "split": split,
         "languages": [config.source, config.target],

@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from captioner import files
 from captioner.cli import console, options
 from captioner.machine.packages import require
 
@@ -65,6 +66,7 @@ def run(
     for image in chosen or ():
         check_file(image)
     failures.exit()
+    console.note(f"exporting {model}")
     from captioner.onnx.export import export, require_exporter, training_images
 
     require_exporter()
@@ -75,10 +77,14 @@ def run(
         found = export(
             load_model(folder), output, source=model, about=about, images=chosen, calibrate=measured, progress=progress
         )
-    for file in sorted(output.glob("*.onnx")):
+    graphs = sorted(output.glob("*.onnx"))
+    for file in graphs:
         typer.echo(f"{file}: {file.stat().st_size / 1e6:.1f} MB")
     attention = "" if found.attention is None else f", attention by {found.attention:.0e}"
     typer.echo(
         f"compared with {model} on {found.photos} images: {found.same} captions are the same; features differ by at "
         f"most {found.features:.0e} of their norm, log-probabilities by {found.log_probabilities:.0e}{attention}"
+    )
+    console.wrote(
+        output, f"{console.count(len(graphs), 'graph')}, {files.bytes_in(output) / 1e6:,.1f} MB with all files"
     )

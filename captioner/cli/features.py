@@ -10,6 +10,7 @@ import typer
 
 from captioner.cli import complete, console, options
 from captioner.files import bytes_in
+from captioner.machine.processes import Processes
 
 if TYPE_CHECKING:
     from captioner.encoders import Encoder
@@ -89,6 +90,8 @@ def run(
     from captioner.training.recipe_files import recipes
 
     changes = changes or []
+    if Processes.started().first:
+        console.note(f"encoding the images of {', '.join(data)}")
     if len(data) == 1 and (data[0] in recipes() or data[0].lower().endswith((".yaml", ".yml"))):
         why = "the recipe determines that; change it with --set, or leave it out"
         options.refuse(why, encoder=encoder, model=model, cut=cut, split=split, flips=flips, strict=strict)
@@ -106,7 +109,6 @@ def run(
 
     from captioner.features import build_store, store_bytes
     from captioner.machine.backend import choose_device
-    from captioner.machine.processes import Processes
 
     processes = Processes.join()
     front = plan.encoder.front(plan.cut).fast(choose_device(device, number=processes.local_rank))

@@ -133,7 +133,7 @@ def run(
         console.note("found nothing: no text has these words, and the model does not know them")
     if output:
         files.write_text(output, contact_sheet(sentence, hits, output, folder=folder, searched=searched))
-        console.note(f"{output}: {len(hits):,} of {searched:,} photos")
+        console.wrote(output, f"{len(hits):,} of {searched:,} photos")
     failures.exit()
 
 

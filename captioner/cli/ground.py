@@ -47,6 +47,7 @@ def run(
     """
     options.check_outputs([path, boxes], output_scores=output.output_scores)
     settings = search.settings()
+    console.note(f"comparing the attention of {model} with {boxes}")
     from captioner import store
 
     located = store.join(store.locate_captioners(model))

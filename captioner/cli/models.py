@@ -5,9 +5,12 @@ from __future__ import annotations
 import ast
 import inspect
 import re
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from captioner.cli import console, options, streams
+
+if TYPE_CHECKING:
+    from rich.table import Table
 
 EXAMPLES = """Example: captioner models
 
@@ -50,6 +53,7 @@ def run(json: options.Json = False) -> None:
         streams.show_json({"models": models, **families}, indent=2)
         failures.exit()
         return
+    tables = []
     for kind, title, metrics in (
         (store.CAPTIONER, "shipped model", ("CIDEr",)),
         (store.TRANSLATOR, "shipped translator", ("BLEU", "chrF")),
@@ -57,8 +61,8 @@ def run(json: options.Json = False) -> None:
     ):
         chosen = {name: model for name, model in models.items() if model["kind"] == kind}
         if chosen or kind == store.CAPTIONER:
-            _print_models(title, chosen, metrics)
-    _print_families(families)
+            tables.append(_models(title, chosen, metrics))
+    console.show(*tables, *(_family(kind, entries) for kind, entries in families.items() if entries))
     failures.exit()
 
 
@@ -104,11 +108,9 @@ def _summary(text: str | None) -> str:
     return re.sub(r"(?::\w+:)?`+([^`]*)`+", r"\1", paragraph)
 
 
-def _print_models(title: str, models: dict[str, dict[str, Any]], metrics: tuple[str, ...]) -> None:
-    """Print a table of models of one kind, with these metrics on each data set that one of them was scored on."""
-    from rich.box import SIMPLE_HEAD
-    from rich.console import Console
-    from rich.table import Column, Table
+def _models(title: str, models: dict[str, dict[str, Any]], metrics: tuple[str, ...]) -> Table:
+    """Return a table of models of one kind, with these metrics on each data set that one of them was scored on."""
+    from rich.table import Column
 
     from captioner.store import card
 
@@ -117,7 +119,7 @@ def _print_models(title: str, models: dict[str, dict[str, Any]], metrics: tuple[
     several = len(scored) > 1
     heads = [f"{card.dataset_name(data)} {metric}" if several else metric for data in scored for metric in metrics]
     numbers = (Column(name, justify="right") for name in ("MB", *heads))
-    table = Table(Column(title, no_wrap=True), *numbers, "trained on", box=SIMPLE_HEAD)
+    table = console.table(Column(title, no_wrap=True), *numbers, "trained on")
     for name, model in models.items():
         found = [model["scores"].get(data, {}).get(metric) for data in scored for metric in metrics]
         scores = ["" if score is None else f"{100 * score:.1f}" for score in found]
@@ -125,19 +127,14 @@ def _print_models(title: str, models: dict[str, dict[str, Any]], metrics: tuple[
         if model["data"]:
             about += [model["data"], *(f"{model[key]:,} {unit}" for key, unit in units.items() if key in model)]
         table.add_row(name + " (default)" * model["default"], f"{model['megabytes']:.1f}", *scores, ", ".join(about))
-    Console(highlight=False).print(table)
+    return table
 
 
-def _print_families(families: dict[str, dict[str, str]]) -> None:
-    from rich.box import SIMPLE_HEAD
-    from rich.console import Console
-    from rich.table import Column, Table
+def _family(kind: str, entries: dict[str, str]) -> Table:
+    from rich.table import Column
+    from rich.text import Text
 
-    out = Console(highlight=False)
-    for kind, entries in families.items():
-        first = Column(kind, no_wrap=True, min_width=max(map(len, entries), default=0))
-        table = Table(first, "description", box=SIMPLE_HEAD)
-        for name, summary in entries.items():
-            table.add_row(name, summary)
-        if entries:
-            out.print(table)
+    table = console.table(Column(kind, no_wrap=True), "description")
+    for name, summary in entries.items():
+        table.add_row(name, Text(summary))
+    return table

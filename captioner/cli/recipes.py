@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from captioner.cli import complete, options, streams
+from captioner.cli import complete, console, options, streams
 from captioner.data.rows import json_text
 
 if TYPE_CHECKING:
@@ -57,9 +57,13 @@ def run(
     if json:
         streams.show_json(summaries, indent=2)
         return
-    width = max(map(len, summaries))
+    from rich.table import Column
+    from rich.text import Text
+
+    table = console.table(Column("recipe", no_wrap=True), "description")
     for recipe, text in summaries.items():
-        typer.echo(f"{recipe:<{width}}  {re.split(_SENTENCE, text, maxsplit=1)[0].rstrip('.')}.")
+        table.add_row(recipe, Text(f"{re.split(_SENTENCE, text, maxsplit=1)[0].rstrip('.')}."))
+    console.show(table)
 
 
 def _config(name: str, changes: list[str]) -> RunConfig:

@@ -26,6 +26,7 @@ def report(
     record = {"model": str(model), "data": str(data)} | record
     if output.output_scores:
         files.write_json(output.output_scores, record)
+        console.wrote(output.output_scores, "the scores")
     if output.json:
         streams.show_json(record, indent=2)
     else:
@@ -61,6 +62,7 @@ def report_captions(
             for image, values in result.per_image.items()
         ]
         _write_rows(scoring.per_image, rows)
+        console.wrote(scoring.per_image, f"the scores of {console.count(len(rows), 'image')}")
     report(model, path, f"{data.name}, {split}", record, result.errors, scoring)
 
 
@@ -127,11 +129,10 @@ def _show_grounding(title: str, grounding: dict[str, Any]) -> None:
 
 
 def _show_table(title: str, head: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-    from rich.console import Console
-    from rich.table import Column, Table
+    from rich.table import Column
     from rich.text import Text
 
-    table = Table(head[0], *(Column(name, justify="right") for name in head[1:]), title=Text(title))
+    table = console.table(head[0], *(Column(name, justify="right") for name in head[1:]), title=title)
     for row in rows:
         table.add_row(*map(Text, row))
-    Console(highlight=False).print(table)
+    console.show(table)

@@ -11,6 +11,7 @@ from captioner.cli import complete, console, options, streams
 from captioner.cli.events import printed_events
 from captioner.errors import ConfigError
 from captioner.machine.packages import require
+from captioner.machine.processes import Processes
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -69,8 +70,9 @@ def run(
         raise typer.BadParameter("give --dry-run too", param_hint="--json")
     changes = changes or []
     require("training", "lightning_fabric")
+    if Processes.started().first:
+        console.note(f"{'measuring' if dry_run else 'training'} {config}")
     options.check_recipe(config, changes)
-    from captioner.machine.processes import Processes
     from captioner.training import fit
     from captioner.training.dry_run import dry_run as try_steps
     from captioner.training.events import SILENT

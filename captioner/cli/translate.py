@@ -122,6 +122,7 @@ def run(
                 break
     if output:
         _write(output, shown, text)
+        console.wrote(output, console.count(len(shown), "sentence"))
     failures.exit()
 
 

@@ -164,7 +164,7 @@ def test_bars_are_shown_on_a_terminal_but_not_in_the_results(
 ) -> None:
     terminal = io.StringIO()
     shown = Console(file=terminal, force_terminal=True, width=200, soft_wrap=True)
-    monkeypatch.setattr(console, "messages", lambda: shown)
+    monkeypatch.setattr(console, "stderr", lambda: shown)
     server.script = [Answer(cut=100)]  # its bar continues or starts over
     result = run("data", "download", "coco-captions", "--to", tmp_path)
     (line,) = result.lines

@@ -1,0 +1,112 @@
+"""One console for all that goes to stderr, progress with and without a terminal, tables, and brackets in help."""
+
+from __future__ import annotations
+
+import io
+import re
+import sys
+
+import pytest
+from typer.main import get_command
+from typer.testing import CliRunner
+
+from captioner.cli import app, commands, console
+from tests.cli.test_exit_codes import COMMANDS
+
+
+class Terminal(io.StringIO):
+    """A stream that is a terminal."""
+
+    def isatty(self) -> bool:
+        return True
+
+
+def screen(written: str) -> list[str]:
+    """Return the lines on a terminal after this was written: cursor movements and erased lines are carried out."""
+    lines, row = [""], 0
+    for part in re.findall(r"\x1b\[\??[\d;]*[A-Za-z]|\r|\n|[^\x1b\r\n]+", written):
+        if part == "\n":
+            row += 1
+            lines += [""] * (row == len(lines))
+        elif part == "\x1b[2K":
+            lines[row] = ""
+        elif part == "\x1b[1A":
+            row -= 1
+        elif not part.startswith(("\x1b", "\r")):
+            lines[row] += part
+    return [line for line in lines if line.strip()]
+
+
+def test_errors_and_notes_appear_above_the_bar(monkeypatch: pytest.MonkeyPatch) -> None:
+    terminal = Terminal()
+    monkeypatch.setattr(sys, "stderr", terminal)
+    monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.setenv("COLUMNS", "100")
+    failures = console.Failures()
+    with console.progress("Captioning") as progress:
+        progress(1, 3)
+        failures("broken.jpg: is damaged [bulk]")
+        console.note("a note")
+        progress(2, 3, "loss 2.5")
+        during = screen(terminal.getvalue())
+        failures("empty.jpg: is empty")
+        progress(3, 3)
+    assert during[:2] == ["error: broken.jpg: is damaged [bulk]", "a note"]
+    assert screen(terminal.getvalue()) == [*during[:2], "error: empty.jpg: is empty"]
+    assert all("Captioning" in line for line in during[2:])
+
+
+def test_without_a_terminal_much_work_is_announced_at_once(capsys: pytest.CaptureFixture[str]) -> None:
+    phases = console.Phases()
+    for title, done, total in (("training", 0, 1200), ("training", 1, 1200), ("scoring", 0, 3), ("scoring", 3, 3)):
+        phases(title, done, total, "loss 2.5")
+    phases.close()
+    assert capsys.readouterr().err == "training: 0 of 1,200\n"
+    with console.progress("Captioning", show=False) as progress:
+        progress(1, 1200)
+    assert capsys.readouterr().err == ""
+
+
+def test_a_row_of_a_table_is_one_line_where_it_is_not_read_on_a_terminal(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("COLUMNS", raising=False)
+    table = console.table("name", "description", title="all of them")
+    table.add_row("one", "word " * 50)
+    console.show(table, table)
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split()[0] for line in lines[:4]] == ["all", "name", "─" * len(lines[2]), "one"]
+    assert len(lines) == 9 and lines[3].count("word") == 50 and lines[5:] == lines[:4]
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_brackets_in_help_survive(name: str) -> None:
+    words = name.split()
+    shown = CliRunner().invoke(app, [*words, "--help"], env={"COLUMNS": "3000"}).output
+    command = get_command(commands.load(words[0]))
+    for word in words[1:]:
+        command = command.commands[word]
+    for part in (command, *command.params):
+        for paragraph in (part.help or "").replace("\\[", "[").split("\n\n"):
+            assert " ".join(paragraph.split()) in shown
+
+
+def test_the_extras_are_named_in_help_and_in_wrong_usage(run) -> None:
+    shown = CliRunner().invoke(app, ["bulk", "--help"], env={"COLUMNS": "200"}).output
+    assert "captioner[bulk]" in shown and "captioner[ray]" in shown
+    assert "x[bulk].txt: the name must end" in run("caption", "x.jpg", "-o", "x[bulk].txt").err
+
+
+@pytest.mark.parametrize(
+    ("line", "words"),
+    [
+        ("train none.yaml", "training none.yaml"),
+        ("evaluate show_attend_tell none", "evaluating show_attend_tell on none"),
+        ("features none -o store", "encoding the images of none"),
+        ("benchmark --data none", "comparing captioners on none"),
+    ],
+)
+def test_a_long_command_begins_with_what_it_does(run, line: str, words: str) -> None:
+    result = run(line)
+    assert result.code == 1 and result.err.splitlines()[0] == words and result.err.count("\n") == 2
+    assert run(line + " --quiet").err.count("\n") == 1
