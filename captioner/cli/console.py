@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import logging
-import os
 import re
 import sys
 import time
@@ -168,17 +167,22 @@ def table(*columns: Column | str, title: str = "") -> Table:
     from rich.text import Text
 
     heading = Text(title, "bold") if title else None
-    return Table(*columns, title=heading, title_justify="left", box=SIMPLE_HEAD, show_edge=False, pad_edge=False)
+    return Table(*columns, title=heading, box=SIMPLE_HEAD, show_edge=False, pad_edge=False)
 
 
 def show(*tables: Table) -> None:
     """Print tables on stdout, with an empty line between them; where it is not a terminal, a row is one line."""
     from rich.console import Console
 
-    wide = None if sys.stdout.isatty() or "COLUMNS" in os.environ else _UNFOLDED
-    console = Console(highlight=False, emoji=False, width=wide)
+    console = Console(highlight=False, emoji=False, width=None if sys.stdout.isatty() else _UNFOLDED)
     for number, each in enumerate(tables):
-        console.print(*[""] * bool(number), each, sep="\n")
+        if number:
+            console.print()
+        title, each.title = each.title, None  # rich would fold it to the width of the table
+        if title:
+            console.print(title, soft_wrap=True)
+        console.print(each)
+        each.title = title
 
 
 def shows_progress(stdout: bool) -> bool:

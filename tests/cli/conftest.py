@@ -28,6 +28,11 @@ class Result(NamedTuple):
     def lines(self) -> list[str]:
         return self.out.splitlines()
 
+    @property
+    def after(self) -> str:
+        """Stderr after the first line, with which a long command begins."""
+        return self.err.partition("\n")[2]
+
 
 Run = Callable[..., Result]
 

@@ -33,8 +33,8 @@ def test_a_folder_of_images_with_a_bad_one(attend, images: Path, tmp_path: Path)
     output = tmp_path / "figures"
     result = attend(images, "--recursive", images / "more" / "deep.jpg", "-o", output, "--format", "json")
     assert result.code == 1
-    (line,) = result.err.splitlines()
-    assert line.startswith(f"error: {images / 'broken.jpg'}: ")
+    error, end = result.err.splitlines()
+    assert error.startswith(f"error: {images / 'broken.jpg'}: ") and end == f"{output}/: 5 figures"
     names = [f"{stem}.attention.json" for stem in ("blue", "green", "deep", "red", "deep-2")]
     assert sorted(path.name for path in output.iterdir()) == sorted(names)
     assert sorted(Path(line.split(": ")[0]).name for line in result.lines) == sorted(names)
@@ -183,9 +183,9 @@ def test_figures_of_images_that_share_a_name_are_told_apart(attend, images: Path
         (tmp_path / "many" / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / "many" / name).write_bytes((images / "red.jpg").read_bytes())
     output = tmp_path / "figures"
-    for note in ("", f"{output}/: replaced 7 figures of an earlier run\n"):
+    for note in ("7 figures", "7 figures; replaced 7 figures of an earlier run"):
         result = attend(tmp_path / "many", "--recursive", "-o", output, "--format", "json")
-        assert (result.code, result.err) == (0, note)
+        assert (result.code, result.err) == (0, f"{output}/: {note}\n")
         sources = {json.loads(file.read_text())["image"]: file.name for file in output.iterdir()}
         assert len(sources) == 7 and len({name.lower() for name in sources.values()}) == 7
         assert len(result.lines) == 7 and sources[str(tmp_path / "many" / "A.jpg")] == "A.attention.json"
@@ -197,7 +197,7 @@ def test_names_as_long_as_the_system_allows(attend, images: Path, tmp_path: Path
     for name in names:
         (tmp_path / "long" / name).write_bytes((images / "red.jpg").read_bytes())
     result = attend(tmp_path / "long", "-o", tmp_path / "figures", "--format", "json")
-    assert (result.code, result.err) == (0, "")
+    assert (result.code, result.err) == (0, f"{tmp_path / 'figures'}/: 4 figures\n")
     sources = {Path(json.loads(file.read_text())["image"]).name: file.name for file in (tmp_path / "figures").iterdir()}
     assert sorted(sources) == sorted(names) and sources["short.jpg"] == "short.attention.json"
     for name, figure in sources.items():
@@ -224,7 +224,8 @@ def test_figures_are_not_captioned(attend, run, model: Path, images: Path, tmp_p
     assert attend(folder, "-o", folder).code == 0
     assert attend(image, "-o", folder / "gif", "--format", "gif").code == 0
     again = attend(folder, "--recursive", "-o", folder / "third")
-    assert (again.code, again.err) == (0, "left out 2 figures that this program drew\n") and len(again.lines) == 1
+    notes = "left out 2 figures that this program drew", f"{folder / 'third'}/: 1 figure"
+    assert (again.code, tuple(again.err.splitlines()), len(again.lines)) == (0, notes, 1)
     caption = functools.partial(run, "caption", "--model", model, "--device", "cpu")
     result = caption(folder, "--recursive")
     assert (result.code, result.err) == (0, "left out 3 figures that this program drew\n") and len(result.lines) == 1

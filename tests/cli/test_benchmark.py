@@ -125,11 +125,11 @@ def test_the_settings_of_the_search_and_malformed_records(run: Run, model: Path,
         file.write('{"captions": ["a dog"], "split": "val"}\n')
     line = f"benchmark {model} --data {dataset} -o {tmp_path}/out {UNTIMED}"
     refused = run(f"{line} --strict")
-    assert (refused.code, refused.out) == (1, "") and refused.err.startswith(f"error: {dataset}:5: ")
+    assert (refused.code, refused.out) == (1, "") and refused.after.startswith(f"error: {dataset}:5: ")
     assert not (tmp_path / "out").exists()
     result = run(f"{line} --min-words 6 --max-words 6 --block-ngram 1")
     left_out = f"captions: 1 malformed record was left out, the first: {dataset}:5: "
-    assert result.code == 0 and result.err.startswith(left_out)
+    assert result.code == 0 and result.after.startswith(left_out)
     search = json.loads((tmp_path / "out" / "benchmark.json").read_text())["search"]
     assert search == {"min_words": 6, "max_words": 6, "block_ngram": 1}
     (kept,) = (tmp_path / "out" / "cache").glob("captions-*.json")

@@ -31,14 +31,14 @@ def test_a_second_run_captions_new_images_and_reports_missing_ones(bulk, images:
     output = tmp_path / "captions"
     (images / "broken.jpg").unlink()
     first = bulk(images, "-o", output)
-    assert (first.code, first.err, first.out) == (0, "", f"{output}: 1 parts; 4 images captioned\n")
+    assert (first.code, first.after, first.out) == (0, "", f"{output}: 1 parts; 4 images captioned\n")
     assert bulk(images, "-o", output).out == f"{output}: 1 parts; everything was captioned already\n"
     for name in ("0.png", "more/1.png", "z.png"):
         (images / name).write_bytes(png(1))
     (images / "blue.jpg").unlink()
     second = bulk(images, "-o", output)
     assert (second.code, second.out) == (0, f"{output}: 2 parts; 3 new; 3 images captioned\n")
-    assert second.err == "1 images are not in the source any more; their rows stay\n"
+    assert second.after == "1 images are not in the source any more; their rows stay\n"
     names = [row["image"] for row in rows(output)]
     assert names == [str(images / name) for name in ("blue.jpg", "green.png", "more/deep.jpg", "red.jpg", "0.png")] + [
         str(images / name) for name in ("more/1.png", "z.png")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import re
 import sys
+from collections.abc import Iterator
 
 import pytest
 from typer.main import get_command
@@ -37,6 +38,15 @@ def screen(written: str) -> list[str]:
     return [line for line in lines if line.strip()]
 
 
+@pytest.fixture
+def own_console() -> Iterator[None]:
+    """A console that does not outlast the test, as it keeps the colours of its terminal."""
+    console.stderr.cache_clear()
+    yield
+    console.stderr.cache_clear()
+
+
+@pytest.mark.usefixtures("own_console")
 def test_errors_and_notes_appear_above_the_bar(monkeypatch: pytest.MonkeyPatch) -> None:
     terminal = Terminal()
     monkeypatch.setattr(sys, "stderr", terminal)
@@ -67,10 +77,7 @@ def test_without_a_terminal_much_work_is_announced_at_once(capsys: pytest.Captur
     assert capsys.readouterr().err == ""
 
 
-def test_a_row_of_a_table_is_one_line_where_it_is_not_read_on_a_terminal(
-    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.delenv("COLUMNS", raising=False)
+def test_a_row_of_a_table_is_one_line_where_it_is_not_read_on_a_terminal(capsys: pytest.CaptureFixture[str]) -> None:
     table = console.table("name", "description", title="all of them")
     table.add_row("one", "word " * 50)
     console.show(table, table)

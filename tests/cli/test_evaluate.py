@@ -24,13 +24,15 @@ def features(model: Path, dataset: Path, tmp_path: Path) -> Path:
 def test_table_and_files(run, model: Path, dataset: Path, tmp_path: Path) -> None:
     captions, scores = tmp_path / "captions.json", tmp_path / "scores.json"
     result = run("evaluate", model, dataset, *METRICS, "--output-captions", captions, "--output-scores", scores)
-    assert (result.code, result.err) == (0, "")
+    assert result.code == 0
+    first = f"evaluating {model} on {dataset}"
+    assert result.err.splitlines() == [first, f"{captions}: 3 captions", f"{scores}: the scores"]
     written = json.loads(scores.read_text())
     assert list(written["scores"]) == ["BLEU-1", "BLEU-2", "BLEU-3", "BLEU-4", "CIDEr"]
     assert written["images"] == 3 and written["unreadable"] == []
     for name, value in written["scores"].items():
         (line,) = (line for line in result.lines if name in line)
-        assert f" {100 * value:.1f} " in line
+        assert line.split() == [name, f"{100 * value:.1f}"]
     generated = {entry["image_id"]: entry["caption"] for entry in json.loads(captions.read_text())}
     assert set(generated) == {"red.jpg", "green.png", "blue.jpg"}
     expected, _ = bleu(dataset, generated)
@@ -81,12 +83,13 @@ def test_malformed_records_are_reported_in_a_line(run, model: Path, malformed: P
     for arguments in (("evaluate", model, malformed), ("score", file, malformed, "--split", "val")):
         result = run(*arguments, *METRICS, "--json")
         assert result.code == 0 and json.loads(result.out)["images"] == 3
-        (line,) = result.err.splitlines()
+        line = result.err.splitlines()[-1]
         first = f"captions: 2 malformed records were left out, the first: {malformed}:5: the caption is empty; "
         assert line.startswith(first)
         assert line.endswith("`captioner data inspect` lists them, --strict refuses them")
         result = run(*arguments, *METRICS, "--strict")
-        assert (result.code, result.out, result.err) == (1, "", f"error: {malformed}:5: the caption is empty\n")
+        assert (result.code, result.out) == (1, "")
+        assert result.err.splitlines()[-1] == f"error: {malformed}:5: the caption is empty"
 
 
 def test_features_of_another_encoder_are_refused(run, model: Path, dataset: Path, features: Path) -> None:
@@ -170,7 +173,7 @@ def test_translations_are_scored_by_sacrebleu(run, translator: Path, parallel: P
     sacrebleu = pytest.importorskip("sacrebleu")
     texts, scores = tmp_path / "texts.json", tmp_path / "scores.json"
     result = run(f"evaluate {translator} {parallel} --device cpu --output-captions {texts} --output-scores {scores}")
-    assert (result.code, result.err) == (0, "")
+    assert (result.code, result.after) == (0, f"{texts}: 4 translations\n{scores}: the scores\n")
     found, written = json.loads(texts.read_text()), json.loads(scores.read_text())
     for key, language in (("source", "en"), ("reference", "de")):
         text = (parallel / f"val.{language}").read_text(encoding="utf-8")
@@ -206,7 +209,7 @@ def test_a_pair_with_an_empty_sentence_is_reported(run, translator: Path, parall
         with open(parallel / f"val.{language}", "a", encoding="utf-8") as file:
             file.write(f"{text}\n")
     result = run("evaluate", translator, parallel, "--json", "--device", "cpu")
-    assert result.code == 1 and result.err == f"error: {parallel / 'val.de'}:5: the line is empty\n"
+    assert result.code == 1 and result.after == f"error: {parallel / 'val.de'}:5: the line is empty\n"
     assert json.loads(result.out)["sentences"] == 4 and len(json.loads(result.out)["unreadable"]) == 1
 
 
@@ -228,7 +231,8 @@ def test_an_ensemble_is_one_captioner(run, model: Path, partner: Path, dataset: 
 
     captions, name = tmp_path / "captions.json", f"{model}+{partner}"
     result = run("evaluate", name, dataset, *METRICS, "--output-captions", captions)
-    assert (result.code, result.err) == (0, "") and f"{name}oncaptions" in "".join(result.out.split())
+    assert (result.code, result.after) == (0, f"{captions}: 3 captions\n")
+    assert result.lines[0] == f"{name} on captions, val"
     ensemble = Captioner.from_pretrained(name)
     for row in json.loads(captions.read_text()):
         assert row["caption"] == " ".join(ensemble(dataset.parent / row["image_id"]).tokens)

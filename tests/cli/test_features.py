@@ -31,7 +31,7 @@ def test_build_and_again(run, dataset: Path, tmp_path: Path) -> None:
     store = tmp_path / "store"
     line = f"features {dataset} -o {store} --split dev {BUILD} --flips"
     first = run(line)
-    assert (first.code, first.err) == (0, "")
+    assert (first.code, first.after) == (0, "")
     assert first.out.startswith(f"{store}: 3 images, also mirrored, 4 regions or cells of 256 features, ")
     assert "images/s" in first.out
     shard = store / "00000.npy"
@@ -86,7 +86,7 @@ def test_the_store_is_known_by_the_weights_before_rounding(
 def test_an_unreadable_image_is_left_out_and_reported(run, dataset: Path, tmp_path: Path) -> None:
     result = run(f"features {dataset} -o {tmp_path}/store {BUILD}")
     assert result.code == 1
-    assert result.err.startswith(f"error: {dataset.parent / 'gone.jpg'}: ")
+    assert result.after.startswith(f"error: {dataset.parent / 'gone.jpg'}: ")
     assert ": 3 images," in result.out
 
 
@@ -108,7 +108,7 @@ def test_regions(run, dataset: Path, tmp_path: Path) -> None:
     store = tmp_path / "store"
     settings = "--set regions=12 --set features=head --set size=64"
     built = run(f"features {dataset} -o {store} --split val --encoder regions {settings} --device cpu --workers 1")
-    assert (built.code, built.err) == (0, "")
+    assert (built.code, built.after) == (0, "")
     assert ": 3 images, 12 regions or cells of 512 features, " in built.out
     vectors, regions = np.load(store / "00000.npy"), np.load(store / "00000-regions.npy")
     masked = regions[..., 4] < 0
@@ -159,7 +159,7 @@ precision: 32-true
     assert built.out.startswith(f"{store}: 3 images, also mirrored")
     (dataset.parent / "gone.jpg").write_bytes((dataset.parent / "red.jpg").read_bytes())
     again = run("features", recipe, "--device", "cpu", "-o", tmp_path / "mine")
-    assert (again.code, again.err) == (0, "") and ": 4 images, also mirrored" in again.out
+    assert (again.code, again.after) == (0, "") and ": 4 images, also mirrored" in again.out
     trained = run("train", recipe, "--set", f"data.features={tmp_path / 'mine'}")
     assert trained.code == 0 and "--cut" not in trained.err, trained.err
 

@@ -33,7 +33,7 @@ def test_attention_is_compared_with_boxes(run: Run, model: Path, dataset: Path, 
     assert result.code == 0 and any("pointing over centre" in line for line in result.lines)
     for label, count in (("words counted", "4"), ("images counted", "2"), ("words of absent classes", "0")):
         (line,) = (line for line in result.lines if label in line)
-        assert line.split()[-2] == count
+        assert line.split()[-1] == count
 
 
 def test_boxes_of_other_images(run: Run, model: Path, dataset: Path, boxes: Path) -> None:

@@ -160,7 +160,7 @@ device: cpu
         encoding="utf-8",
     )
     missing = run("train", recipe, "--output", mine.parent / "run")
-    assert missing.code == 1 and missing.err.startswith(f"error: {recipe}: import {other}: there is no such file")
+    assert missing.code == 1 and missing.after.startswith(f"error: {recipe}: import {other}: there is no such file")
     other.write_text("", encoding="utf-8")
     trained = run("train", recipe, "--output", mine.parent / "run")
     assert trained.code == 0, trained.err

@@ -16,7 +16,7 @@ def test_captions_of_another_program_are_scored(run: Run, dataset: Path, tmp_pat
     file = results(tmp_path / "theirs.json", captions)
     for kind in ("json", "csv"):
         result = run("score", file, dataset, *METRICS, "--json", "--per-image", tmp_path / f"each.{kind}")
-        assert (result.code, result.err) == (0, "")
+        assert (result.code, result.err) == (0, f"{tmp_path}/each.{kind}: the scores of 3 images\n")
     expected, each = bleu(dataset, captions)
     value = json.loads(result.out)
     assert [value["scores"][f"BLEU-{n}"] for n in (1, 2, 3, 4)] == pytest.approx(expected)

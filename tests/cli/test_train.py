@@ -51,7 +51,7 @@ def test_a_recipe_goes_to_the_training_of_its_kind(
         (tmp_path / "recipe.yaml").write_text(recipe)
         recipe = str(tmp_path / "recipe.yaml")
     result = run("train", recipe, "--set", "a.b=1", "--set", "seed=2", "--output", "models/mine", "--resume")
-    assert result == (0, "models/mine\n", "")
+    assert result == (0, "models/mine\n", f"training {recipe}\n")
     assert trained == [
         (kind, (recipe,), {"changes": ["a.b=1", "seed=2"], "output": Path("models/mine"), "resume": True})
     ]
@@ -76,14 +76,14 @@ def test_a_near_miss_of_either_kind_is_suggested(run, trained: list[Any], wrong:
 def test_a_missing_recipe_is_an_error(run, tmp_path: Path) -> None:
     result = run("train", tmp_path / "none.yaml")
     assert (result.code, result.out) == (1, "")
-    assert result.err == f"error: {tmp_path / 'none.yaml'}: there is no such file; give a YAML file\n"
+    assert result.after == f"error: {tmp_path / 'none.yaml'}: there is no such file; give a YAML file\n"
 
 
 def test_shipped_recipes_are_listed_and_printed(run, repository: Path) -> None:
     files = (repository / "captioner" / "training" / "recipes").glob("[!_]*.yaml")
     found = sorted(recipe.stem for recipe in files)
     result = run("recipes")
-    assert result.code == 0 and [line.split()[0] for line in result.lines] == found and len(found) > 5
+    assert result.code == 0 and [line.split()[0] for line in result.lines[2:]] == found and len(found) > 5
     assert list(json.loads(run("recipes", "--json").out)) == found
     for name in ("flickr8k_show_tell", "multi30k_attention"):
         printed = run("recipes", name, "--set", "epochs=77")
@@ -132,7 +132,7 @@ def test_own_images_tune_a_model_after_a_report_of_the_run(run, model: Path, dat
     arguments = ("train", own, *changes, "--output", tmp_path / "mine")
     result = run(*arguments)
     assert (result.code, result.out) == (0, f"{tmp_path / 'mine' / 'best'}\n"), result.err
-    lines = result.err.splitlines()
+    lines = result.after.splitlines()
     assert lines[0] == f"{own}: tunes {model}; the model will be {tmp_path / 'mine' / 'best'}"
     assert [line.split()[0] for line in lines[1:6]] == ["data", "parameters", "steps", "features", "time"]
     assert "2 training images" in lines[1] and "2 new words" in lines[1] and "on this machine" in lines[5]
@@ -163,7 +163,7 @@ def test_train_reads_the_files_that_inspect_reads(
     (tmp_path / name).write_text(text)
     inspected = run("data", "inspect", tmp_path / name)
     assert inspected.code == 0 and "1 images with 1 captions" in inspected.out
-    assert run("train", tmp_path / name, "--resume") == (0, "models/mine\n", "")
+    assert run("train", tmp_path / name, "--resume") == (0, "models/mine\n", f"training {tmp_path / name}\n")
     assert trained[0][:2] == ("captioner", (str(tmp_path / name),))
 
 

@@ -82,7 +82,7 @@ def test_the_shipped_translator_is_the_default(run, shipped_translator: str, exp
 def test_the_alignment_is_written(translate, expected: list[str], tmp_path: Path, kind: str) -> None:
     magic = {**MAGIC, "json": b"["}[kind]
     file = tmp_path / f"alignment.{kind}"
-    assert translate(f"{SOURCE[0]}\n\n", "-o", file) == (0, f"{expected[0]}\n\n\n", "")
+    assert translate(f"{SOURCE[0]}\n\n", "-o", file) == (0, f"{expected[0]}\n\n\n", f"{file}: 1 sentence\n")
     assert file.read_bytes().startswith(magic) and list(tmp_path.iterdir()) == [file]
 
 
