@@ -147,13 +147,8 @@ def _parts() -> Iterator[Finding]:
 
 
 def _extras() -> Iterator[Finding]:
-    there, left = [], []
-    for extra, modules in EXTRAS.items():
-        lacking = [module for module in modules if not is_installed(module)]
-        if len(lacking) == len(modules):
-            left.append(extra)
-        else:
-            there.append(extra + (f" without {', '.join(lacking)}" if lacking else ""))
+    there = [extra for extra, modules in EXTRAS.items() if all(map(is_installed, modules))]
+    left = [extra for extra in EXTRAS if extra not in there]
     advice = f"not installed: {', '.join(left)}; for one of them: pip install 'captioner[NAME]'" if left else ""
     yield Finding("extras", "ok", ", ".join(there) or "none", advice)
 

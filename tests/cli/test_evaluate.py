@@ -192,7 +192,7 @@ def test_translations_are_scored_by_sacrebleu(run, translator: Path, parallel: P
         line, signature = (line for line in result.lines if name in line)
         assert signature == f"{name}: {written['signatures'][name]}" and "version" in signature
         low, high = written["intervals"][name]
-        assert f" {value:.1f} [{100 * low:.1f}, {100 * high:.1f}] " in line and low <= high
+        assert line.endswith(f" {value:.1f} [{100 * low:.1f}, {100 * high:.1f}]") and low <= high
     again = run("evaluate", translator, parallel, "--split", "train", "--beam", 1, "--device", "cpu", "--json")
     assert json.loads(again.out)["sentences"] == 40 and json.loads(again.out)["search"]["width"] == 1
 
@@ -239,7 +239,8 @@ def test_an_ensemble_is_one_captioner(run, model: Path, partner: Path, dataset: 
     joined = run("evaluate", name, dataset, *METRICS, "--json", "--output-captions", captions)
     record = json.loads(joined.out)
     assert record["model"] == name and record["search"] == ensemble.search.model_dump()
-    assert all(f" {100 * score:.1f} " in result.out for score in record["scores"].values())
+    shown = {line.split()[-1] for line in result.lines}
+    assert all(f"{100 * score:.1f}" in shown for score in record["scores"].values())
 
 
 def test_an_ensemble_reads_the_features_of_its_only_encoder(

