@@ -24,7 +24,7 @@ from captioner.encoders import efficientnet_lite
 from captioner.encoders.encoder import ENCODERS, Encoder, EncoderConfig, may_download
 from captioner.errors import EncoderError, first_line
 from captioner.machine.backend import fast_dtype
-from captioner.machine.packages import require
+from captioner.machine.packages import is_installed, require
 from captioner.memory import Memory
 from captioner.registry import suggestion
 
@@ -35,7 +35,7 @@ class Backbone(NamedTuple):
     """The source of a backbone.
 
     Attributes:
-        library: ``timm``, ``torchvision``, or ``captioner`` for our own, whose ImageNet weights are installed with it.
+        library: ``timm``, ``torchvision``, or ``captioner`` for our own, whose ImageNet weights are Python packages.
         model: its name there.
         size: pixels at which its map is 14x14.
         last: the torchvision layer whose output is the map; timm's is that of ``forward_features``.
@@ -316,9 +316,9 @@ def _weights_missing(name: str, program: str) -> EncoderError:
 
 
 def _download_failed(backbone: Backbone, error: Exception) -> EncoderError:
-    offline = ", ".join(name for name, entry in BACKBONES.items() if entry.library == "captioner")
+    offline = ", ".join(name for name, own in efficientnet_lite.VARIANTS.items() if is_installed(own.package))
     return EncoderError(
         f"the weights of {backbone.model!r} could not be downloaded ({first_line(error)}). Connect to the network "
-        f"once, copy them into the download cache of {backbone.library}, or use a backbone whose weights are installed "
-        f"with captioner: {offline}"
+        f"once, copy them into the download cache of {backbone.library}, or use a backbone whose weights are "
+        f"installed: {offline}"
     )
