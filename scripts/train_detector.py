@@ -18,6 +18,7 @@ import json
 import random
 import sys
 import time
+import warnings
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -44,7 +45,7 @@ from captioner.machine.backend import choose_device, device_name, fast_dtype
 from captioner.store import CARD, DETECTOR
 from captioner.store.weights import write_folder
 from captioner.training.log import Log
-from captioner.training.recipe import OptimiserConfig
+from captioner.training.recipe import OptimiserConfig, RunConfig
 from captioner.training.resume import differences
 from captioner.training.schedule import learning_rate_factor
 from captioner.training.state import RunProgress as State
@@ -306,7 +307,7 @@ class Run:
                 )
             self.state = load_state(self.output / STATE, self.modules(), self.optimiser)
         self.output.mkdir(parents=True, exist_ok=True)
-        log = Log(self.output, self.state.step if resumed else None)
+        log = Log(RunConfig(output=self.output), self.state.step if resumed else None, warnings.warn)
         try:
             if not (self.options.ship_only or self.state.finished):
                 self.learn(log)

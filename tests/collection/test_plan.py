@@ -186,7 +186,7 @@ def test_without_pyarrow_the_others_are_captioned(
         assert {part.kind for part in plan.parts} == {"pictures", "tar"}
         (problem,) = plan.problems
         assert "pip install 'captioner[bulk]'" in problem
-        with pytest.raises(BulkError, match="Parquet needs pyarrow"):
+        with pytest.raises(BulkError, match="Parquet needs the package pyarrow"):
             plan_of(collection / "table.parquet", tmp_path / "other")
     assert not (tmp_path / "other").exists()
     again = plan_of(collection, tmp_path / "out")
