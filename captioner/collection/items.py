@@ -6,20 +6,17 @@ import functools
 import json
 import os
 import re
-import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import datetime, timezone
 
-import captioner
 from captioner.collection.limits import MOST_BYTES, BadPart, too_large
 from captioner.collection.part import ARCHIVES, Part
 from captioner.collection.storage import opened, size_of
 from captioner.collection.tables import NoImages, column_of, images_in_group, open_table
-from captioner.errors import BulkError, first_line
+from captioner.errors import BulkError, ImageError, first_line
 
 _ADDRESS = re.compile(r"(?!file:)[a-z][a-z0-9+.-]+://", re.IGNORECASE)
-_PATIENCE = 30  # seconds that a web server may take to answer, and a quarter of those that it may take to send
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,8 +127,12 @@ def _listed(part: Part) -> Iterator[Item]:
 def _remote(name: str) -> Item:
     """Return an image on the web or in a file that fsspec opens, or the reason why it is not read."""
     if name.lower().startswith(("http://", "https://")):
-        found = _from_web(name)
-        return Item(name, found) if isinstance(found, bytes) else Item(name, None, found)
+        from captioner.data.addresses import fetch_image  # imports what takes time
+
+        try:
+            return Item(name, fetch_image(name, most=MOST_BYTES))
+        except ImageError as error:
+            return Item(name, None, error.reason)
     try:
         with opened(name) as file:
             data: bytes = b"" if too_large(getattr(file, "size", 0) or 0) else file.read(MOST_BYTES + 1)
@@ -141,31 +142,6 @@ def _remote(name: str) -> Item:
         return Item(name, None, str(error))
     except Exception as error:  # each kind of storage has its own
         return Item(name, None, f"cannot be read: {first_line(error)}")
-
-
-def _from_web(address: str) -> bytes | str:
-    """Return the bytes at a web address, or the reason why they are not read."""
-    import http.client
-    import urllib.error
-    import urllib.request
-
-    request = urllib.request.Request(address, headers={"User-Agent": f"captioner/{captioner.__version__}"})
-    began = time.monotonic()
-    try:
-        with urllib.request.urlopen(request, timeout=_PATIENCE) as response:
-            kind = response.headers.get_content_type()
-            if kind.partition("/")[0] not in ("image", "application", "binary"):
-                return f"is {kind}, not an image; give the address of the image itself"
-            data = b""
-            while len(data) <= MOST_BYTES and (more := response.read(1 << 20)):
-                data += more
-                if time.monotonic() - began > 4 * _PATIENCE:
-                    return f"took longer than {4 * _PATIENCE} seconds; download it first"
-            return too_large(len(data)) or data
-    except urllib.error.HTTPError as error:
-        return f"cannot be fetched: the server answers {error.code} {error.reason}; check the address"
-    except (OSError, ValueError, http.client.HTTPException) as error:
-        return f"cannot be fetched: {first_line(getattr(error, 'reason', error))}; check the address and the network"
 
 
 def _in_parquet(part: Part, column: str | None) -> Iterator[tuple[int, bytes | str]]:
