@@ -13,10 +13,12 @@ import re
 import stat
 import warnings
 from collections.abc import Callable
+from functools import cache
+from importlib.util import find_spec
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, TypeAlias, TypeVar
 
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, features
 
 from captioner import files
 from captioner.data.arrays import from_array, is_array, is_tensor, to_grey
@@ -51,6 +53,13 @@ ImageSource: TypeAlias = "str | Path | bytes | Image.Image | np.ndarray[Any, Any
 # Formats that Pillow decodes by itself: EPS would run Ghostscript. TGA is last, since it has no magic number. HEIF,
 # which pi-heif decodes, is recognised by its brand before these are tried.
 _FORMATS = ("JPEG", "PNG", "GIF", "BMP", "DIB", "PPM", "WEBP", "TIFF", "AVIF", "JPEG2000", "ICO", "CUR", "TGA")
+
+# Names of what is read, for people, and what some of it needs: packages, and parts of Pillow.
+_NAMES = {"JPEG": "JPEG", "PNG": "PNG", "WEBP": "WebP", "HEIF": "HEIC", "AVIF": "AVIF", "GIF": "GIF", "TIFF": "TIFF"}
+_NAMES |= {"BMP": "BMP", "JPEG2000": "JPEG 2000", "JXL": "JPEG XL", "RAW": "raw photos of cameras"}
+_NAMES |= {"PPM": "PPM", "TGA": "TGA", "ICO": "ICO", "CUR": "CUR"}
+_PACKAGES = {"HEIF": "pi_heif", "JXL": "pillow_jxl", "RAW": "rawpy"}
+_CODECS = {"JPEG": "jpg", "WEBP": "webp", "AVIF": "avif", "JPEG2000": "jpg_2000"}
 
 _EXPORT, _CONVERT = "cannot be read; export it as PNG or JPEG", "cannot be read; convert it to PNG or JPEG"
 _POSTSCRIPT = "PostScript (EPS) is a program, which Captioner will not run; export it as PNG or JPEG"
@@ -163,6 +172,16 @@ def check_file(source: str | Path | bytes, *, max_pixels: int | None = None) -> 
         if is_raw(name, stream.read(16)):
             return raw_size(stream, name, limit)
         return _read(stream, name, lambda stream: _identify(stream, name, limit)).size
+
+
+@cache
+def readable_formats() -> tuple[str, ...]:
+    """Return the names of the formats that this installation reads, those of most photos first."""
+    return tuple(
+        name
+        for kind, name in _NAMES.items()
+        if (find_spec(_PACKAGES[kind]) if kind in _PACKAGES else features.check(_CODECS.get(kind, "zlib")))
+    )
 
 
 def digest(source: str | Path | bytes) -> str:
@@ -317,7 +336,7 @@ def _identify(stream: IO[bytes], name: str, limit: int) -> Image.Image:
                 if isinstance(stream, PngWithoutText):
                     image.info["icc_profile"] = stream.profile
                 return image
-    unknown = "not an image of a known kind; give a JPEG, PNG, WebP, GIF, BMP or TIFF file"
+    unknown = f"not an image of a known kind; give one of: {', '.join(readable_formats())}"
     raise ImageError(name, _foreign(head) or failure or unknown) from cause
 
 
