@@ -4,7 +4,7 @@ What a person wrote is kept, the compressed image never changes, and a file is r
 """
 
 from captioner.metadata.authors import Author, Text
-from captioner.metadata.embedded import Outcome, embed, embedded_texts
+from captioner.metadata.embedded import Outcome, by_language, embed, embedded_texts
 from captioner.metadata.packet import ALT_TEXT, DEFAULT, DESCRIPTION
 from captioner.metadata.sidecars import (
     RECORD,
@@ -14,8 +14,10 @@ from captioner.metadata.sidecars import (
     TextSidecars,
     XmpSidecars,
     sidecar_texts,
+    text_file,
     text_sidecar,
     texts_of,
+    xmp_file,
 )
 
 __all__ = [
@@ -31,9 +33,12 @@ __all__ = [
     "Text",
     "TextSidecars",
     "XmpSidecars",
+    "by_language",
     "embed",
     "embedded_texts",
     "sidecar_texts",
+    "text_file",
     "text_sidecar",
     "texts_of",
+    "xmp_file",
 ]

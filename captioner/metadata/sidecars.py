@@ -6,7 +6,7 @@ import json
 import os
 import stat
 import threading
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import lru_cache
@@ -124,7 +124,7 @@ class TextSidecars:
             raise FileError(f"{path}: its sidecar would replace it; give another extension")
         if not caption.strip():
             return Outcome(path)
-        text = " ".join(f"{self._prefix}{caption}{self._suffix}".split())
+        text = _line(f"{self._prefix}{caption}{self._suffix}")
         present = _status(path)
         written = _read(path, _MOST_TEXT) if present is not None else b""
         with self._folders.lock:
@@ -140,7 +140,7 @@ class TextSidecars:
         _check_image(image, seen)
         # The record comes first: a run that is killed in between leaves a line without a text, which does no harm.
         self._append_record(path, image, mark(text))
-        _write(path, f"{text}\n".encode(), present)
+        _write(path, text_file(text), present)
         return Outcome(path, (TEXT,))
 
     def _read_record(self, folder: Path) -> None:
@@ -226,6 +226,23 @@ class XmpSidecars:
         return Outcome(path, tuple(decision.texts), decision.kept)
 
 
+def text_file(caption: str) -> bytes:
+    """Return the text sidecar of an image, as :class:`TextSidecars` writes it."""
+    return f"{_line(caption)}\n".encode()
+
+
+def xmp_file(captions: Mapping[str, str], *, edited: Collection[str] = ()) -> bytes:
+    """Return the XMP sidecar of an image without other metadata, as :class:`XmpSidecars` writes it.
+
+    Args:
+        captions: by language tag, at least one that is not blank; most programs show the first.
+        edited: the languages whose caption a person has changed, which is then that person's.
+    """
+    packet, wanted = Packet(None), by_language(captions)
+    decision = plan(packet, wanted, [], overwrite=False)
+    return packet.edited(decision.texts, decision.marks - {mark(wanted[each]) for each in edited if each in wanted})
+
+
 def texts_of(image: str | Path) -> list[Text]:
     """Return the captions in an image's metadata, inside its file and in its XMP sidecars.
 
@@ -282,6 +299,10 @@ def sidecar_texts(image: str | Path, *, without: Path | None = None) -> list[Tex
             if text.strip()
         ]
     return found
+
+
+def _line(text: str) -> str:
+    return " ".join(text.split())
 
 
 def _sidecar(image: Path, name: SidecarName | None) -> Path:
