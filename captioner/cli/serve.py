@@ -12,6 +12,7 @@ import sys
 from collections.abc import Callable
 from contextlib import suppress
 from functools import partial
+from importlib.util import find_spec
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -75,6 +76,10 @@ def run(
         str,
         typer.Option(metavar="PATH", help="The path under which a proxy serves it, as /captions.", show_default=False),
     ] = "",
+    allow_addresses: Annotated[
+        bool,
+        typer.Option("--allow-addresses", help="Fetch images whose public web addresses requests name."),
+    ] = False,
     search: options.NBest,
     batch_size: options.BatchSize = 16,
     max_megabytes: Annotated[float, _limit(min=0.001, help="Refuse larger files.")] = 20.0,
@@ -148,6 +153,8 @@ def run(
         examples=example_images(),
         titles={name: title(name) for name in names},
         load_translator=_translator,
+        languages=sorted(store.translators()) if find_spec("torch") else (),
+        allow_addresses=allow_addresses,
         n_best=search.n_best,
         max_bytes=round(1e6 * max_megabytes),
         rate=120 if rate is None else rate,

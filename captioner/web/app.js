@@ -180,7 +180,7 @@ function tools(item, answers) {
   row.append(button("Copy as alt text", () => copy(`alt="${escaped(caption)}"`, "the caption as alt text")));
   if (drawn.length) {
     row.append(make("span", "", drawn.length > 1 ? "Save the figures:" : "Save the figure:"));
-    served.formats.forEach((format) => row.append(button(format.toUpperCase(), () => saveFigures(item, drawn, format))));
+    served.figures.forEach((format) => row.append(button(format.toUpperCase(), () => saveFigures(item, drawn, format))));
   } else row.append(make("span", "", "This model has no attention over the image, so there is no figure."));
   return row;
 }

@@ -8,12 +8,12 @@ from collections.abc import Callable
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-_PATHS = ("/caption", "/figure")
+_PATHS = ("/caption", "/figure", "/translate", "/sidecars")
 _SECONDS = (0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0, 30.0, 60.0)
 
 
 class Metrics:
-    """Measures the requests for captions and figures.
+    """Measures the requests for captions, figures, translations and sidecars.
 
     Args:
         waiting: returns the number of images that wait for a batch.

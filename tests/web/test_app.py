@@ -9,6 +9,7 @@ import tempfile
 import zlib
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from typing import Any
 
 import httpx
@@ -133,7 +134,7 @@ def test_health_and_the_description_of_the_api(client: TestClient, batches: Batc
     assert client.get("/health").json()["models"] == ["first", "second"]
     assert client.get("/health").json()["loaded"] == ["first"]
     paths = client.get("/openapi.json").json()["paths"]
-    assert set(paths) == {"/caption", "/figure", "/health", "/metrics"}
+    assert set(paths) == {"/caption", "/figure", "/translate", "/sidecars", "/health", "/metrics"}
     assert "multipart/form-data" in paths["/caption"]["post"]["requestBody"]["content"]
     docs = client.get("/docs").text
     assert "https://" not in docs and "/static-offline-docs/" in docs
@@ -220,8 +221,8 @@ def test_an_image_that_never_arrives_is_given_up(batches: Batches, monkeypatch: 
         yield encoded()[:100]
         await anyio.sleep(30)
 
-    async def impatient(request: Any, **settings: Any) -> Any:
-        return await read_upload(request, seconds=0.2, **settings)
+    async def impatient(request: Any, reading: Any, **settings: Any) -> Any:
+        return await read_upload(request, replace(reading, seconds=0.2), **settings)
 
     monkeypatch.setattr("captioner.web.app.read_upload", impatient)
 

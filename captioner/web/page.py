@@ -1,0 +1,50 @@
+"""The page: one file of HTML with its style and scripts, which loads nothing but images and the API."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from captioner.data.find import IMAGE_EXTENSIONS
+from captioner.data.images import readable_formats
+from captioner.data.raw import RAW_EXTENSIONS, can_read_raw
+from captioner.figures.document import assemble
+from captioner.figures.explorer import HINT, TOUCH_HINT
+
+_SCRIPTS = ("app",)
+
+
+def page_of(models: Mapping[str, str], *, languages: Sequence[str], examples: Sequence[str], max_bytes: int) -> str:
+    """Return the page.
+
+    Args:
+        models: titles of the served models by name, the default first.
+        languages: codes of the languages into which captions are translated.
+        examples: names of the images to try.
+        max_bytes: maximum size of an image.
+    """
+    extensions = IMAGE_EXTENSIONS | (RAW_EXTENSIONS if can_read_raw() else frozenset())
+    return assemble(
+        "web/app.html",
+        styles="common.css explorer.css web/app.css",
+        scripts=" ".join(["common.js maps.js explorer.js", *(f"web/{name}.js" for name in _SCRIPTS)]),
+        data={
+            "models": list(models.items()),
+            "languages": list(languages),
+            "megabytes": max_bytes / 1e6,
+            "figures": ["png", "pdf", "gif", "html"],
+            "examples": list(examples),
+            "read": list(readable_formats()),
+            "hint": HINT,
+            "touch_hint": TOUCH_HINT,
+        },
+        texts={
+            "language": "en",
+            "title": "Captioner",
+            "image": "data:,",
+            "caption": "",
+            "note": "",
+            "most": "strongest of the word",
+            "accept": ",".join(["image/*", *sorted(extensions)]),
+        },
+        policy="img-src 'self' data: blob:; connect-src 'self'",
+    )
