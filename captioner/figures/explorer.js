@@ -1,12 +1,13 @@
 // The explorer of one image and its captions. A page may hold any number of explorers, each in an element with the content
-// of captioner/figures/explorer.html. Numbers and maps come from captioner/figures/maps.js.
+// of captioner/figures/explorer.html; `legend` is where the strength and the colours are, if explorers share them. Numbers
+// and maps come from captioner/figures/maps.js.
 const within = (value, low, high) => Math.min(high, Math.max(low, value));
 
-function explore(root, data) {
+function explore(root, data, legend = root) {
   const { words, heat, share, weightAt, cellAt, levels, palette } = mapsOf(data);
   const find = (kind) => root.querySelector(`.${kind}`);
   const stage = find("stage"), map = find("map"), marks = find("marks"), statusLine = find("status");
-  const play = find("play"), strength = find("strength");
+  const play = find("play"), strength = legend.querySelector(".strength");
   const many = data.captions.length > 1;
   const [W, H] = data.size;
   root.classList.toggle("many", many);
@@ -235,18 +236,25 @@ function explore(root, data) {
     const [x, y] = now.point ? [start[0] + step[0] * wide, start[1] + step[1] * high] : start;
     change({ point: [within(x, X0 + wide / 2, X1 - wide / 2), within(y, Y0 + high / 2, Y1 - high / 2)], hover: null });
   });
-  // Escape works wherever the focus is, unless this explorer was removed.
-  document.addEventListener("keydown", (event) => {
-    if (event.key === "Escape" && root.isConnected) change({ held: null, point: null, hover: null });
+  // Listen to what is outside the explorer until that is removed from the page.
+  function listen(target, kind, act) {
+    target.addEventListener(kind, function heard(event) {
+      if (root.isConnected) act(event);
+      else target.removeEventListener(kind, heard);
+    });
+  }
+  // Escape works wherever the focus is.
+  listen(document, "keydown", (event) => {
+    if (event.key === "Escape") change({ held: null, point: null, hover: null });
   });
 
   function strengthen() {
     const text = `${strength.value} %`;
-    find("strength-value").textContent = text;
+    legend.querySelector(".strength-value").textContent = text;
     strength.setAttribute("aria-valuetext", strength.value === "0" ? "0 %, the plain image" : text);
-    paint(find("ramp"), Uint8Array.from({ length: 256 }, (_, i) => i), palette(strength.value / 100));
+    paint(legend.querySelector(".ramp"), Uint8Array.from({ length: 256 }, (_, i) => i), palette(strength.value / 100));
   }
-  strength.addEventListener("input", () => {
+  listen(strength, "input", () => {
     strengthen();
     render();
   });

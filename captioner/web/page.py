@@ -10,7 +10,7 @@ from captioner.data.raw import RAW_EXTENSIONS, can_read_raw
 from captioner.figures.document import assemble
 from captioner.figures.explorer import HINT, TOUCH_HINT
 
-_SCRIPTS = ("app",)
+_SCRIPTS = ("requests", "items", "drawing", "grid", "saving", "adding")
 
 
 def page_of(models: Mapping[str, str], *, languages: Sequence[str], examples: Sequence[str], max_bytes: int) -> str:
@@ -43,7 +43,7 @@ def page_of(models: Mapping[str, str], *, languages: Sequence[str], examples: Se
             "image": "data:,",
             "caption": "",
             "note": "",
-            "most": "strongest of the word",
+            "most": "strongest",
             "accept": ",".join(["image/*", *sorted(extensions)]),
         },
         policy="img-src 'self' data: blob:; connect-src 'self'",

@@ -4,6 +4,7 @@ import io
 import threading
 import time
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,7 +14,9 @@ from PIL import Image
 pytest.importorskip("fastapi_offline", reason="the page's packages are not installed: pip install 'captioner[web]'")
 
 from captioner.captioner import Captioner
+from captioner.web.app import create_app
 from captioner.web.batching import Batches
+from tests.browser import launched
 from tests.model.test_checkpoint import tiny_model
 
 
@@ -68,3 +71,68 @@ def listening() -> Iterator[Callable[..., str]]:
     for server, thread in servers:
         server.should_exit = True
         thread.join(10)
+
+
+CAMERA = ("--use-fake-device-for-media-stream", "--use-fake-ui-for-media-stream")
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    with launched(*CAMERA) as started:
+        yield started
+
+
+@pytest.fixture(scope="module")
+def others() -> Captioner:
+    """A model that says other things than the first."""
+    model = tiny_model()
+    model.decoder.output.bias.data.roll(1)
+    return Captioner.from_model(model, device="cpu", width=1, min_words=4)
+
+
+@pytest.fixture
+def address(captioner: Captioner, others: Captioner, listening: Callable[..., str]) -> str:
+    models = {"first": captioner, "second": others}
+    return listening(create_app(Batches(list(models), models.__getitem__), max_bytes=200_000))
+
+
+@pytest.fixture
+def images(tmp_path: Path) -> list[Path]:
+    paths = [tmp_path / name for name in ("=dog.jpg", "cat.png", "notes.txt", "large.png")]
+    for path, content in zip(paths, (encoded(), encoded("PNG"), b"hello", encoded("PNG", (400, 400))), strict=True):
+        path.write_bytes(content)
+    return paths
+
+
+@pytest.fixture
+def show(browser: Any, address: str) -> Iterator[Callable[..., Any]]:
+    """Open the page; an error in its script or a request to elsewhere fails the test."""
+    problems: list[str] = []
+    contexts = []
+
+    def call(**settings: Any) -> Any:
+        contexts.append(browser.new_context(**settings))
+        page = contexts[-1].new_page()
+        page.on("pageerror", lambda error: problems.append(str(error)))
+        page.on("console", lambda line: None if "with a status of" in line.text else problems.append(line.text))
+        page.on(
+            "request",
+            lambda request: (
+                None if request.url.startswith((address, "data:", f"blob:{address}")) else problems.append(request.url)
+            ),
+        )
+        page.goto(address)
+        return page
+
+    yield call
+    for context in contexts:
+        context.close()
+    assert not problems
+
+
+def explorers(page: Any, count: int, kind: str = "") -> Any:
+    """Wait for a number of captioned images."""
+    found = page.locator(f".explorer{kind}")
+    found.nth(count - 1).wait_for()
+    assert found.count() == count
+    return found

@@ -5,83 +5,16 @@ from __future__ import annotations
 import base64
 import csv
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from captioner.captioner import Captioner
 from captioner.web.app import create_app
 from captioner.web.batching import Batches
 from captioner.web.guard import Admission
-from tests.browser import launched
-from tests.model.test_checkpoint import tiny_model
-from tests.web.conftest import encoded
-
-CAMERA = ("--use-fake-device-for-media-stream", "--use-fake-ui-for-media-stream")
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Any]:
-    with launched(*CAMERA) as started:
-        yield started
-
-
-@pytest.fixture(scope="module")
-def others() -> Captioner:
-    """A model that says other things than the first."""
-    model = tiny_model()
-    model.decoder.output.bias.data.roll(1)
-    return Captioner.from_model(model, device="cpu", width=1, min_words=4)
-
-
-@pytest.fixture
-def address(captioner: Captioner, others: Captioner, listening: Callable[..., str]) -> str:
-    models = {"first": captioner, "second": others}
-    return listening(create_app(Batches(list(models), models.__getitem__), max_bytes=200_000))
-
-
-@pytest.fixture
-def images(tmp_path: Path) -> list[Path]:
-    paths = [tmp_path / name for name in ("=dog.jpg", "cat.png", "notes.txt", "large.png")]
-    for path, content in zip(paths, (encoded(), encoded("PNG"), b"hello", encoded("PNG", (400, 400))), strict=True):
-        path.write_bytes(content)
-    return paths
-
-
-@pytest.fixture
-def show(browser: Any, address: str) -> Iterator[Callable[..., Any]]:
-    """Open the page; an error in its script or a request to elsewhere fails the test."""
-    problems: list[str] = []
-    contexts = []
-
-    def call(**settings: Any) -> Any:
-        contexts.append(browser.new_context(**settings))
-        page = contexts[-1].new_page()
-        page.on("pageerror", lambda error: problems.append(str(error)))
-        page.on("console", lambda line: None if "with a status of" in line.text else problems.append(line.text))
-        page.on(
-            "request",
-            lambda request: (
-                None if request.url.startswith((address, "data:", f"blob:{address}")) else problems.append(request.url)
-            ),
-        )
-        page.goto(address)
-        return page
-
-    yield call
-    for context in contexts:
-        context.close()
-    assert not problems
-
-
-def explorers(page: Any, count: int, kind: str = "") -> Any:
-    """Wait for a number of captioned images."""
-    found = page.locator(f".explorer{kind}")
-    found.nth(count - 1).wait_for()
-    assert found.count() == count
-    return found
+from tests.web.conftest import encoded, explorers
 
 
 def test_images_are_captioned_in_their_order_and_bad_ones_say_why(
@@ -94,7 +27,11 @@ def test_images_are_captioned_in_their_order_and_bad_ones_say_why(
     assert first.locator(".words span").all_text_contents() == captioner(images[0]).tokens
     page.locator(".failed", has_text="notes.txt: not an image of a known kind").wait_for()
     assert "this server takes up to 0 MB" in page.locator(".failed").nth(1).inner_text()
-    assert page.locator("#count").inner_text() == "4 images" and page.get_by_text("Try again").count() == 0
+    assert page.locator("#count").inner_text() == "4 images, 2 without a caption"
+    assert "JPEG, PNG, WebP, HEIC" in page.locator(".failed").first.inner_text()
+    assert page.get_by_text("Try again").count() == 0
+    page.get_by_role("button", name="Remove notes.txt").click()
+    assert page.evaluate("document.activeElement.getAttribute('aria-label')") == "Remove large.png"
     page.set_input_files("#files", images[1])
     assert page.locator("h2").first.inner_text() == "cat.png"
     explorers(page, 3)
@@ -229,13 +166,11 @@ def test_what_is_saved_is_what_is_shown(
         ("cat.png", "first", captioner(images[1])),
         ("cat.png", "second", others(images[1])),
     ]
-    order = sorted(json.loads(saved("Save as JSON")), key=lambda row: (row["image"], row["model"]))
+    order = sorted(json.loads(saved("JSON")), key=lambda row: (row["image"], row["model"]))
     assert [(row["image"], row["model"], row["caption"]) for row in order] == [
         (name, model, caption.text) for name, model, caption in expected
     ]
-    rows = sorted(
-        csv.DictReader(saved("Save as CSV").decode().splitlines()), key=lambda row: (row["image"], row["model"])
-    )
+    rows = sorted(csv.DictReader(saved("CSV").decode().splitlines()), key=lambda row: (row["image"], row["model"]))
     # A spreadsheet would take the name for a formula.
     assert [(row["image"], row["caption"]) for row in rows] == [
         ("'" * name.startswith("=") + name, caption.text) for name, _, caption in expected
@@ -307,7 +242,7 @@ def test_the_keyboard_is_enough(show: Any, images: list[Path]) -> None:
         stops.append(page.evaluate(FOCUS))
         assert len(stops) < 30
     stage = next(stop for stop in stops if stop.startswith("Image. Use the arrow keys"))
-    wanted = ["camera", "model", "rival", "csv", "json", "clear", "Remove =dog.jpg"]
+    wanted = ["camera", "model", "rival", "csv", "json", "xmp", "txt", "clear", "", "Remove =dog.jpg"]
     assert stops[: len(wanted)] == wanted and stops[len(wanted) + 1 :][:2] == [stage, "Play"]
     assert stops[len(wanted)].startswith(
         page.locator(".words button").first.evaluate("one => one.firstChild.textContent")
