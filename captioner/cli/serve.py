@@ -45,7 +45,7 @@ def run(
             "-m",
             autocompletion=complete.models,
             help="A shipped model, a model folder, user/model on the hub, or an ensemble of them as A+B; may be "
-            "repeated, and the first is the default. Without it, all shipped captioners.",
+            "repeated, and the first is the default. Without it, all shipped captioners that run here.",
         ),
     ] = None,
     host: Annotated[
@@ -122,7 +122,9 @@ def run(
     from captioner.web.guard import Admission, names_of
     from captioner.web.titles import title
 
-    names = list(dict.fromkeys(models or sorted(shipped(), key=lambda name: name != store.DEFAULT)))
+    has_torch = find_spec("torch") is not None
+    runnable = [name for name, folder in shipped().items() if has_torch or "graphs" in store.read_config(folder)]
+    names = list(dict.fromkeys(models or sorted(runnable, key=lambda name: name != store.DEFAULT)))
     if not names:
         raise CaptionerError("no model comes with this copy of captioner; give one with --model")
     for name in names[1:]:
@@ -152,8 +154,8 @@ def run(
         admission=Admission(names_of(host, allow_host or ()), frozenset(allow_origin or ()), token),
         examples=example_images(),
         titles={name: title(name) for name in names},
-        load_translator=_translator,
-        languages=sorted(store.translators()) if find_spec("torch") else (),
+        load_translator=_translator if has_torch else None,
+        languages=sorted(store.translators()) if has_torch else (),
         allow_addresses=allow_addresses,
         n_best=search.n_best,
         max_bytes=round(1e6 * max_megabytes),

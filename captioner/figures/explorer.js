@@ -269,7 +269,7 @@ function explore(root, data, legend = root) {
     now.playing = own[t];
     render();
     halt.timer = setInterval(() => {
-      if (++t < own.length) now.playing = own[t];
+      if (root.isConnected && ++t < own.length) now.playing = own[t];
       else halt();
       render();
     }, data.milliseconds);

@@ -68,16 +68,19 @@ function drawCaptions(item, answers) {
   const figure = together(answers), shown = root.querySelector(".image");
   shown.src = figure.photo;
   shown.alt = textOf(item, answers[0]) ?? answers[0].caption;
-  if (language() !== ENGLISH) { // the words of the model, which have the attention, stay English
-    const line = make("p", "translated", textOf(item, answers[0]) ?? "…");
-    line.lang = language();
-    root.before(line);
-  }
+  root.before(make("p", "sentence"));
+  showSentence(item, answers[0]);
   const { playOnce } = explore(root, figure, the("guide"));
   item.element.append(...answers.map((answer) => field(item, answer, answers.length > 1)), tools(item, answers));
   // The attention of a new caption plays once.
   if (!item.played && !matchMedia("(prefers-reduced-motion: reduce)").matches) playOnce(true);
   item.played = true;
+}
+
+// The caption in another language, or edited. The words below it, which have the attention, stay those of the model.
+function showSentence(item, answer) {
+  const line = item.element.querySelector(".sentence"), text = textOf(item, answer) ?? "…";
+  Object.assign(line, { textContent: text, lang: language(), hidden: text === answer.caption });
 }
 
 // Merge the figures of one image by several models.
@@ -93,7 +96,7 @@ function together(answers) {
   return { ...answers[0].figure, captions, views, hint: "", touch_hint: "" };
 }
 
-// The caption to edit. The words above it, with their attention, stay those of the model.
+// The caption to edit.
 function field(item, answer, several) {
   const code = language(), text = textOf(item, answer, code);
   const area = make("textarea", ""), mark = make("span", "mark", "edited");
@@ -110,8 +113,7 @@ function field(item, answer, several) {
   const show = () => { mark.hidden = restore.hidden = !isEdited(item, answer, code); };
   area.addEventListener("input", () => {
     edit(item, answer, area.value);
-    const line = item.element.querySelector(".translated");
-    if (line && answer === answersOf(item)[0]) line.textContent = area.value;
+    showSentence(item, answersOf(item)[0]);
     show();
   });
   area.addEventListener("change", () => {

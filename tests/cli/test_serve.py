@@ -17,6 +17,7 @@ import httpx
 import pytest
 
 pytest.importorskip("fastapi_offline", reason="the page's packages are not installed: pip install 'captioner[web]'")
+from starlette.testclient import TestClient
 
 
 @contextmanager
@@ -166,3 +167,19 @@ def test_a_thousand_idle_connections_do_not_block_others(model: Path) -> None:
                 time.sleep(1)
     finally:
         resource.setrlimit(resource.RLIMIT_NOFILE, before)
+
+
+def test_without_torch_only_what_runs_is_offered(run, monkeypatch: pytest.MonkeyPatch) -> None:
+    from captioner.store import DEFAULT
+
+    apps: list[Any] = []
+    monkeypatch.setattr("captioner.cli.serve.find_spec", lambda name: None)
+    monkeypatch.setattr("signal.signal", lambda *arguments: None)
+    monkeypatch.setattr("uvicorn.Server.run", lambda server, sockets: apps.append(server.config.app))
+    assert run("serve", "--port", "0").code == 0
+    client = TestClient(apps[0], base_url="http://localhost")
+    health = client.get("/health").json()
+    assert health["models"] == [DEFAULT] and health["languages"] == []
+    assert (
+        "does not translate" in client.post("/translate", json={"language": "de", "texts": ["A dog."]}).json()["detail"]
+    )
