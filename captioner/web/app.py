@@ -153,12 +153,12 @@ def create_app(
     async def uploaded(request: Request, reading: Admitted) -> Upload:
         async def fetch(url: str) -> bytes:
             get = partial(fetch_image, url, most=max_bytes, seconds=FETCHING, public=True)
-            return await result(request, Upload("", b""), lambda: addresses.submit(get))
+            return await result(request, "", lambda: addresses.submit(get))
 
         return await read_upload(request, reading, fetch=fetch if allow_addresses else None)
 
-    async def result(request: Request, upload: Upload, submit: Callable[[], Future[T]], otherwise: int = 422) -> T:
-        """Await a result for an image while its client is connected; unexpected errors get the status ``otherwise``."""
+    async def result(request: Request, name: str, submit: Callable[[], Future[T]], otherwise: int = 422) -> T:
+        """Await a result while the client is connected; an error of the image ``name`` is 422, others ``otherwise``."""
         try:
             return await _while_connected(request, submit(), seconds)
         except TimeoutError:
@@ -170,12 +170,12 @@ def create_app(
             if isinstance(error, FullError):
                 raise _later(503, str(error), 2) from None
             status = {UnknownModelError: 404, ImageError: 422}.get(type(error), otherwise)
-            reason = f"{upload.name or 'the image'}: {error.reason}" if isinstance(error, ImageError) else str(error)
+            reason = f"{name or 'the image'}: {error.reason}" if isinstance(error, ImageError) else str(error)
             raise HTTPException(status, reason) from None
 
     async def submitted(request: Request, upload: Upload, model: str | None, number: int | None) -> Caption:
         """Return the caption of an image with as many of the next best as were requested."""
-        found = await result(request, upload, lambda: batches.submit(upload.content, model), 500)
+        found = await result(request, upload.name, lambda: batches.submit(upload.content, model), 500)
         return replace(found, others=found.others[: (number or n_best) - 1])
 
     async def small(request: Request, upload: Upload, style: Style) -> Image.Image:
@@ -184,7 +184,7 @@ def create_app(
         def work() -> Image.Image:
             return reduced(load_image(upload.content, max_pixels=batches.max_pixels, min_size=style.side), style)
 
-        return await result(request, upload, lambda: batches.decode(upload.content, work))
+        return await result(request, upload.name, lambda: batches.decode(upload.content, work))
 
     ImageUpload = Annotated[Upload, Depends(uploaded)]
     Model = Annotated[str | None, Query(description="One of the models listed by /health; by default the first.")]
@@ -235,11 +235,13 @@ def create_app(
         found = await submitted(request, upload, model, n_best)
         if language is not None:
             plain = found
-            found = await result(request, upload, lambda: batches.draw(lambda: translator(language)(plain)))
+            found = await result(request, upload.name, lambda: batches.draw(lambda: translator(language)(plain)))
         value = found.to_dict(attention=attention)
         if figure:
             shown = await small(request, upload, style)
-            value["figure"] = await result(request, upload, lambda: batches.draw(lambda: _figure(found, shown, style)))
+            value["figure"] = await result(
+                request, upload.name, lambda: batches.draw(lambda: _figure(found, shown, style))
+            )
         return CaptionResponse(**{"model": model or batches.models[0], **value, "image": upload.name})
 
     @app.post(
@@ -265,7 +267,7 @@ def create_app(
         found = await submitted(request, upload, model, None)
         shown = await small(request, upload, Style(side=style.width))
         content: bytes = await result(
-            request, upload, lambda: batches.draw(lambda: getattr(Figure(found, shown, style), format)())
+            request, upload.name, lambda: batches.draw(lambda: getattr(Figure(found, shown, style), format)())
         )
         stem = PurePath(upload.name).stem or "image"
         name = "".join(letter if letter.isalnum() or letter in "-_. " else "_" for letter in stem if letter.isascii())
@@ -288,7 +290,7 @@ def create_app(
         best, *others = (Caption(text, [], 0.0) for text in given.texts)
         found = await result(
             request,
-            Upload("", b""),
+            "",
             lambda: batches.draw(lambda: translator(given.language)(replace(best, others=others))),
         )
         texts = [one.translation.text if one.translation else "" for one in (found, *found.others)]
@@ -307,7 +309,7 @@ def create_app(
     async def sidecars(request: Request, reading: Admitted) -> Response:
         """Return the files that `captioner caption --sidecar` writes beside photos without other captions."""
         given = await read_json(request, reading, SidecarsRequest)
-        content = await result(request, Upload("", b""), lambda: batches.draw(lambda: zipped(given)))
+        content = await result(request, "", lambda: batches.draw(lambda: zipped(given)))
         disposition = f'attachment; filename="captions.{given.format}.zip"'
         return Response(content, media_type="application/zip", headers={"content-disposition": disposition})
 

@@ -21,7 +21,7 @@ from tests.browser import ARGUMENTS, executable
 ROOT = Path(__file__).resolve().parents[2]
 IMAGE, SCREENSHOT = ROOT / "assets" / "examples" / "horses.jpg", ROOT / "docs" / "figures" / "page.webp"
 SIZE, SCALE, QUALITY = {"width": 960, "height": 1500}, 1.5, 85
-MODEL, RIVAL = "show_attend_tell", "transformer"
+MODEL, RIVAL = "show_attend_tell", "regions_top_down"
 WORD = "horses"
 
 
@@ -29,13 +29,13 @@ def take(address: str) -> bytes:
     """Drop an image on the page, point at a word, and return a screenshot as PNG."""
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=executable(), args=ARGUMENTS)
-        page = browser.new_page(viewport=SIZE, device_scale_factor=SCALE, color_scheme="light")
+        page = browser.new_page(viewport=SIZE, device_scale_factor=SCALE, color_scheme="light", reduced_motion="reduce")
         page.goto(address)
         page.select_option("#rival", RIVAL)
         page.set_input_files("#files", IMAGE)
-        page.get_by_text(WORD, exact=True).hover(timeout=120_000)
+        page.get_by_text(WORD, exact=True).hover(timeout=120_000, force=True)
         page.wait_for_timeout(500)  # until the colours have come
-        return page.locator("#results > *").first.screenshot()
+        return page.locator("#list > *").first.screenshot()
 
 
 def main() -> None:
@@ -43,8 +43,10 @@ def main() -> None:
     command = [sys.executable, "-m", "captioner", "serve", "--port", "0", "-m", MODEL, "-m", RIVAL]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as server:
         assert server.stdout is not None
-        shot = take(server.stdout.readline().strip())
-        server.terminate()
+        try:
+            shot = take(server.stdout.readline().strip())
+        finally:
+            server.terminate()
     with files.atomic_path(SCREENSHOT) as temporary:
         Image.open(io.BytesIO(shot)).save(temporary, "WEBP", quality=QUALITY, method=6)
     print(f"{SCREENSHOT.relative_to(ROOT)}: {SCREENSHOT.stat().st_size:,} bytes")
