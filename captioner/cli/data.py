@@ -248,7 +248,7 @@ def download(
     failures = console.Failures()
     archives = [archive for known in chosen for archive in known.archives]
     with (
-        _bars() as progress,
+        file_bars() as progress,
         closing(
             fetch(archives, to, members=members or (), keep=not delete_archives, parallel=parallel, progress=progress)
         ) as outcomes,
@@ -294,7 +294,7 @@ def _bytes(count: int) -> str:
 
 
 @contextmanager
-def _bars() -> Iterator[Progress]:
+def file_bars() -> Iterator[Progress]:
     """Show a bar for each file with its speed and the time left; see :func:`captioner.cli.console.progress`."""
     from rich.progress import DownloadColumn, TaskID, TransferSpeedColumn
 

@@ -1,4 +1,4 @@
-"""``captioner export``: write a captioner in ONNX."""
+"""``captioner export``: write a captioner in ONNX, or as a page that captions in the visitor's browser."""
 
 from __future__ import annotations
 
@@ -17,13 +17,39 @@ Example: captioner export runs/mine/best -o small --photos 'holiday/*.jpg'
 
 Example: captioner export show_attend_tell -o small --int8 --calibrate flickr8k
 
-Example: captioner caption photo.jpg --model small"""
+Example: captioner caption photo.jpg --model small
+
+Example: captioner export show_attend_tell --web site && python -m http.server --directory site"""
 
 
 def run(
     model: options.Model,
     *,
-    output: Annotated[Path, options.output_folder(help="The folder to write; give it as --model afterwards.")],
+    output: Annotated[
+        Path | None,
+        options.output_folder(help="The folder to write; give it as --model afterwards.", show_default=False),
+    ] = None,
+    web: Annotated[
+        Path | None,
+        options.output_option(
+            "--web",
+            metavar="FOLDER",
+            file_okay=False,
+            callback=options.writable,
+            help="Instead, write a page that captions in the visitor's browser: a folder for any web host. The first "
+            "time, onnxruntime-web is downloaded from npm, 31 MB, and kept in the user's cache.",
+            show_default=False,
+        ),
+    ] = None,
+    runtime: Annotated[
+        Path | None,
+        options.output_option(
+            "--runtime",
+            metavar="PATH",
+            help="With --web: the archive of onnxruntime-web, or its folder; then nothing is downloaded.",
+            show_default=False,
+        ),
+    ] = None,
     images: Annotated[
         list[str] | None,
         typer.Option(
@@ -43,15 +69,36 @@ def run(
         ),
     ] = None,
 ) -> None:
-    """Export a captioner to ONNX, which runs without torch.
+    """Export a captioner to ONNX, which runs without torch, or to a page that runs in a browser.
 
     Give the folder as --model to any command that captions. The model's encoder must be a grid.
 
     Before the folder appears, the export is compared with the model on images; if they differ, nothing is written.
     Score an export in eight bits too, with captioner evaluate.
+
+    With --web, graphs that the model has are taken as they are.
     """
     if int8 != (calibrate is not None):
         raise typer.BadParameter("give both or neither", param_hint="--int8, --calibrate")
+    if (output is None) == (web is None):
+        raise typer.BadParameter("give one of them", param_hint="--output, --web")
+    if runtime is not None and web is None:
+        raise typer.BadParameter("goes with --web", param_hint="--runtime")
+
+    if output is not None:
+        compared = _export(model, output, images, calibrate)
+        graphs = sorted(output.glob("*.onnx"))
+        for file in graphs:
+            typer.echo(f"{file}: {file.stat().st_size / 1e6:.1f} MB")
+        typer.echo(compared)
+        size = files.bytes_in(output) / 1e6
+        console.wrote(output, f"{console.count(len(graphs), 'graph')}, {size:,.1f} MB with all files")
+    if web is not None:
+        _write_page(model, web, runtime, images, calibrate)
+
+
+def _export(model: str, output: Path, images: list[str] | None, calibrate: Path | None) -> str:
+    """Export to a folder, and return how the graphs compare with the model."""
     require("an export", "onnx", "onnxscript")
     from captioner import store
     from captioner.data.find import find_images
@@ -77,14 +124,43 @@ def run(
         found = export(
             load_model(folder), output, source=model, about=about, images=chosen, calibrate=measured, progress=progress
         )
-    graphs = sorted(output.glob("*.onnx"))
-    for file in graphs:
-        typer.echo(f"{file}: {file.stat().st_size / 1e6:.1f} MB")
     attention = "" if found.attention is None else f", attention by {found.attention:.0e}"
-    typer.echo(
+    return (
         f"compared with {model} on {found.photos} images: {found.same} captions are the same; features differ by at "
         f"most {found.features:.0e} of their norm, log-probabilities by {found.log_probabilities:.0e}{attention}"
     )
+
+
+def _write_page(
+    model: str, folder: Path, runtime: Path | None, images: list[str] | None, calibrate: Path | None
+) -> None:
+    from captioner import store
+    from captioner.cli.data import file_bars
+    from captioner.web.browser import runtime as onnxruntime_web
+    from captioner.web.browser import site
+
+    source = store.locate(model)
+    site.check_replaceable(folder)
+    ready = site.has_graphs(source)
+    if ready and (images or calibrate):
+        raise typer.BadParameter(
+            f"{model} has graphs, which are taken as they are; leave these options out",
+            param_hint="--photos, --int8, --calibrate",
+        )
+    if runtime is None:
+        if onnxruntime_web.cached() is None:
+            console.note(f"downloading {onnxruntime_web.ARCHIVE.url} to {onnxruntime_web.cache()}, once")
+        with file_bars() as progress:
+            runtime = onnxruntime_web.fetch(progress)
+    parts = onnxruntime_web.read(runtime)
+    with files.temporary_folder() as temporary:
+        if not ready:
+            typer.echo(_export(model, temporary / "graphs", images, calibrate))
+            source = temporary / "graphs"
+        written = site.write(source, folder, parts, name=Path(model).name)
+    for file in written:
+        typer.echo(f"{file}: {file.stat().st_size / 1e6:.2f} MB")
+    size = sum(file.stat().st_size for file in written) / 1e6
     console.wrote(
-        output, f"{console.count(len(graphs), 'graph')}, {files.bytes_in(output) / 1e6:,.1f} MB with all files"
+        folder, f"{console.count(len(written), 'file')}, {size:,.1f} MB; see it with python -m http.server -d {folder}"
     )

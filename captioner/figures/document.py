@@ -1,4 +1,6 @@
-"""Self-contained HTML pages: one file that loads nothing and, by its Content-Security-Policy, runs only its own script.
+"""HTML pages which, by their Content-Security-Policy, run only their own script.
+
+Figures and the page of the server are one file that loads nothing; the page without a server is a folder.
 
 A template has placeholders like ``{{title}}`` for text and ``{{explorer.html}}`` for a file, in this folder or in that
 of another package (``web/app.html``). It needs no Jinja2, which installations without torch do not have.
@@ -26,7 +28,7 @@ def assemble(
     texts: Mapping[str, str],
     policy: str = "img-src data:",
 ) -> str:
-    """Return a page.
+    """Return a page that is one file.
 
     Args:
         template: file of its body, which goes into ``document.html``.
@@ -36,20 +38,63 @@ def assemble(
         texts: HTML for the other placeholders, including ``title`` and ``language``.
         policy: Content-Security-Policy directives in addition to those for its style and script.
     """
-    style, script = ("".join(map(_part, names.split())) for names in (styles, scripts))
+    style, script = joined(styles), joined(scripts)
     parts = {
-        **texts,
-        "data": _safe_json(data),
         "policy": policy,
-        "style": style,
-        "script": script,
-        "style-hash": _hash(style),
-        "script-hash": _hash(script),
+        "style": f"<style>{style}</style>",
+        "script": f"<script>{script}</script>",
+        "style-source": f"'{_hash(style)}'",
+        "script-source": f"'{_hash(script)}'",
     }
+    return _filled(template, data, {**texts, **parts})
+
+
+def assemble_linked(
+    template: str,
+    *,
+    style: str,
+    script: str,
+    data: Any,
+    texts: Mapping[str, str],
+    policy: str,
+    script_policy: str = "",
+) -> str:
+    """Return a page that links its style sheet and its script, files beside it; see :func:`assemble`.
+
+    Args:
+        template: file of its body.
+        style: name of the style sheet.
+        script: name of the script.
+        data: plain values for the script.
+        texts: HTML for the other placeholders.
+        policy: additional directives.
+        script_policy: sources that the script may use besides the page's own origin.
+    """
+    parts = {
+        "policy": policy,
+        "style": f'<link rel="icon" href="data:,">\n<link rel="stylesheet" href="{style}">',  # no icon to look for
+        "script": f'<script src="{script}"></script>',
+        "style-source": "'self'",
+        "script-source": f"'self' {script_policy}".strip(),
+    }
+    return _filled(template, data, {**texts, **parts})
+
+
+def joined(names: str) -> str:
+    """Return the text of files of the package, one after the other.
+
+    Args:
+        names: the files, separated by spaces; see the module.
+    """
+    return "".join(map(_part, names.split()))
+
+
+def _filled(template: str, data: Any, parts: Mapping[str, str]) -> str:
     whole = _part("document.html").replace("{{body}}\n", _part(template))
     whole = re.sub(r"\{\{([a-z/]+\.html)\}\}\n", lambda match: _part(match[1]), whole)
+    given = {**parts, "data": _safe_json(data)}
     # In one pass: placeholders in inserted text are not replaced.
-    return re.sub(r"\{\{([a-z-]+)\}\}", lambda match: parts[match[1]], whole)
+    return re.sub(r"\{\{([a-z-]+)\}\}", lambda match: given[match[1]], whole)
 
 
 def clean(text: str) -> str:
@@ -70,7 +115,8 @@ def base64_text(data: bytes) -> str:
 @cache
 def _part(name: str) -> str:
     folder, _, file = name.rpartition("/")
-    return resources.files(f"captioner.{folder or 'figures'}").joinpath(file).read_text(encoding="utf-8")
+    package = folder.replace("/", ".") or "figures"
+    return resources.files(f"captioner.{package}").joinpath(file).read_text(encoding="utf-8")
 
 
 def _hash(text: str) -> str:

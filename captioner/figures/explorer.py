@@ -100,10 +100,17 @@ def numbers(caption: Caption, size: tuple[int, int], style: Style) -> dict[str, 
     return {
         "captions": captions,
         "views": views,
+        "size": size,
+        **settings(style),
+    }
+
+
+def settings(style: Style) -> dict[str, Any]:
+    """Return the part of the data that is the same for all images."""
+    return {
         "colours": _base64(np.rint(palette(style) * 255).astype(np.uint8)),
         "smoothing": style.smoothing,
         "regions": REGION_OPACITY,
-        "size": size,
         "milliseconds": round(1000 * style.seconds),
         "hint": HINT,
         "touch_hint": TOUCH_HINT,

@@ -3,6 +3,20 @@
 const bytes = (text) => Uint8Array.from(atob(text), (letter) => letter.charCodeAt(0));
 const inside = ([x0, y0, x1, y1], x, y) => x >= x0 && x <= x1 && y >= y0 && y <= y1;
 
+// The coefficient of each cell at the points `at` (0..1) of one axis, as in captioner/figures/heat.py.
+function spread(at, cells, low, high, smoothing) {
+  return at.map((point) => {
+    const u = ((point - low) / (high - low)) * cells;
+    if (u < 0 || u > cells) return null;
+    const own = Math.min(cells - 1, Math.floor(u));
+    if (smoothing < 0.05) return Float64Array.from({ length: cells }, (_, i) => (i === own ? 1 : 0));
+    const score = (i) => -0.5 * ((u - i - 0.5) / smoothing) ** 2;
+    const row = Float64Array.from({ length: cells }, (_, i) => Math.exp(score(i) - score(own)));
+    const sum = row.reduce((a, b) => a + b);
+    return row.map((value) => value / sum);
+  });
+}
+
 // The attention maps of the captions of one image.
 function mapsOf(data) {
   // The words of all captions with attention, those of the best caption first; `word` is an index into this list.
@@ -22,27 +36,13 @@ function mapsOf(data) {
     }));
   });
 
-  // The coefficient of each cell at the points `at` (0..1) of one axis, as in captioner/figures/heat.py.
-  function spread(at, cells, low, high) {
-    return at.map((point) => {
-      const u = ((point - low) / (high - low)) * cells;
-      if (u < 0 || u > cells) return null;
-      const own = Math.min(cells - 1, Math.floor(u));
-      if (data.smoothing < 0.05) return Float64Array.from({ length: cells }, (_, i) => (i === own ? 1 : 0));
-      const score = (i) => -0.5 * ((u - i - 0.5) / data.smoothing) ** 2;
-      const row = Float64Array.from({ length: cells }, (_, i) => Math.exp(score(i) - score(own)));
-      const sum = row.reduce((a, b) => a + b);
-      return row.map((value) => value / sum);
-    });
-  }
-
   // The map of a word on the lattice of points ys x xs, row by row.
   function heat(word, xs, ys) {
     const out = new Float64Array(xs.length * ys.length), { weights: w, view } = words[word];
     if (view.grid) {
       const [rows, columns] = view.grid, [X0, Y0, X1, Y1] = view.seen;
-      const across = spread(xs, columns, X0, X1);
-      spread(ys, rows, Y0, Y1).forEach((down, y) => {
+      const across = spread(xs, columns, X0, X1, data.smoothing);
+      spread(ys, rows, Y0, Y1, data.smoothing).forEach((down, y) => {
         if (!down) return;
         const line = new Float64Array(columns);
         for (let r = 0; r < rows; r++) for (let c = 0; c < columns; c++) line[c] += down[r] * w[r * columns + c];

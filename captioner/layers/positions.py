@@ -55,5 +55,6 @@ def sinusoid(positions: Tensor, features: int) -> Tensor:
     )
     out = torch.zeros(steps, features, device=device, dtype=torch.float64)
     out[:, 0::2] = torch.sin(position * rate)
-    out[:, 1::2] = torch.cos(position * rate[: features // 2])
+    # The cosine, as a sine: onnxruntime 1.27 has no cosine of 64 bits.
+    out[:, 1::2] = torch.sin(position * rate[: features // 2] + math.pi / 2)
     return out

@@ -52,11 +52,12 @@ def compare(model: CaptionModel, exported: OnnxEngine, images: Sequence[ImageSou
         pixels = transform.pixels(load_image(image, min_size=transform.decode_size))[None]
         with torch.inference_mode():
             memory = model(torch.from_numpy(pixels))
+            refined = model.refiner(memory)
         ours = exported.encode(pixels)
         theirs = memory.vectors.numpy()
         features.append(float(np.linalg.norm(ours - theirs) / np.linalg.norm(theirs)))
         (hypotheses,) = beam(exported, exported.start(ours), 1, search)
-        (expected,) = find(model.decoder, model.refiner(memory), search)
+        (expected,) = find(model.decoder, refined, search)
         found, best = hypotheses[0], expected[0]
         log_probabilities.append(abs(found.log_probability - best.log_probability))
         if found.words == best.words:

@@ -102,6 +102,21 @@ def detokenize(words: Sequence[str]) -> str:
     return text[0].upper() + text[1:] + _full_stop(text)
 
 
+def sentence_patterns() -> dict[str, Any]:
+    """Return what :func:`detokenize` is made of, for programs in other languages.
+
+    Returns:
+        ``spaces`` and, for ASCII, ``ascii_spaces``: regular expressions of the spaces that a sentence does not have;
+        ``stops``: pairs of a regular expression of the sentence's end and the full stop after it, of which the first
+        that matches counts.
+    """
+    return {
+        "spaces": _no_space(ascii=False).pattern,
+        "ascii_spaces": _no_space(ascii=True).pattern,
+        "stops": [[f"[{_EAST_ASIAN}]$", "。"], [f"[{_SOUTH_EAST_ASIAN}]$", ""], ["$", "."]],
+    }
+
+
 def spans(words: Sequence[str]) -> list[tuple[int, int]]:
     """Return the (start, end) of each word in ``detokenize(words)``, in characters."""
     text = " ".join(words)

@@ -5,6 +5,7 @@
 - :mod:`~captioner.web.page`: the page, of ``app.html``, ``app.css`` and scripts, around the explorer of
   :mod:`captioner.figures.explorer`: ``requests.js`` asks the server, ``items.js`` holds the images and their captions,
   ``drawing.js`` draws one, ``grid.js`` many, ``saving.js`` saves and ``adding.js`` adds them.
+- :mod:`~captioner.web.browser`: the same page without a server, which does not need the extra.
 - :mod:`~captioner.web.sidecars`: files with captions for photo software, in a ZIP.
 - :mod:`~captioner.web.guard`: blocks cross-site requests, unknown hosts and floods.
 - :mod:`~captioner.web.connections`: time and number limits of connections.

@@ -1,8 +1,7 @@
 // Adds images: from the file dialog, by drag and drop, from the clipboard, from the camera, and the examples.
-const others = served.read.length - 6;
-the("terms").textContent = `${served.read.slice(0, 6).join(", ")}${others > 0 ? ` and ${others} more kinds` : ""}, `
-  + `up to ${served.megabytes.toFixed(0)} MB each.`;
+the("terms").textContent = terms();
 the("terms").title = served.read.join(", ");
+the("xmp").hidden = the("txt").hidden = !served.sidecars;
 served.models.forEach(([name, title]) => {
   the("model").append(new Option(title, name));
   the("rival").append(new Option(title, name));
@@ -20,7 +19,7 @@ function add(files) {
     Object.assign(item, { element: make("article", "result"), tile: makeTile(item), thumbnail: URL.createObjectURL(file) });
     if (file.size > 1e6 * served.megabytes) {
       item.refused = true;
-      item.failure = `This image has ${(file.size / 1e6).toFixed(1)} MB, and this server takes up to `
+      item.failure = `This image has ${(file.size / 1e6).toFixed(1)} MB, and this page takes up to `
         + `${served.megabytes.toFixed(0)} MB; send a smaller one.`;
     }
     return item;

@@ -58,7 +58,7 @@ function drawWaiting(item) {
   small.alt = "";
   small.src = item.photo || item.thumbnail;
   small.addEventListener("error", () => small.remove()); // the browser cannot show this format
-  item.element.append(make("div", "waiting", small, make("span", "", `Captioning with ${models} …`)));
+  item.element.append(make("div", "waiting", small, make("span", "", item.doing || `Captioning with ${models} …`)));
 }
 
 function drawCaptions(item, answers) {
@@ -130,9 +130,9 @@ function tools(item, answers) {
   const row = make("p", "tools"), text = () => textOf(item, answers[0]) ?? answers[0].caption;
   row.append(button("Copy caption", () => copy(text(), "the caption")));
   row.append(button("Copy as alt text", () => copy(`alt="${escaped(text())}"`, "the caption as alt text")));
-  if (drawn.length) {
+  if (drawn.length && served.figures.length) {
     row.append(make("span", "", drawn.length > 1 ? "Save the figures:" : "Save the figure:"));
     served.figures.forEach((format) => row.append(button(format.toUpperCase(), () => saveFigures(item, drawn, format))));
-  } else row.append(make("span", "", "This model has no attention over the image, so there is no figure."));
+  } else if (!drawn.length) row.append(make("span", "", "This model has no attention over the image, so there is no figure."));
   return row;
 }

@@ -1,8 +1,19 @@
-// The images, their captions, and the language that these are shown in.
+// The images, their captions, and the language that these are shown in; and messages.
+const served = JSON.parse(document.getElementById("data").textContent);
+const the = (name) => document.getElementById(name);
+
+// For screen readers.
+const say = (text) => { the("news").textContent = text; };
+// An error that belongs to no image, until the next one.
+function complain(text = "") {
+  the("problem").textContent = text;
+  the("problem").hidden = !text;
+}
+
 // { file, name, element, tile, thumbnail, photo, answers: Map of model -> answer, asked: models in the queue,
-//   edits: Map of model and language -> text, failure, refused, played }
+//   doing: what is being done with it, edits: Map of model and language -> text, failure, refused, played }
 const items = []; // newest first
-const AT_ONCE = 6; // as many connections as a browser opens to one server
+const AT_ONCE = 6; // images that are captioned together: as many connections as a browser opens to one server
 const ENGLISH = "en", FEW = 4; // more images than these are shown as a grid
 
 // The models whose captions are shown.
@@ -25,7 +36,7 @@ function start() {
 
 async function captioned(item, model) {
   try {
-    const answer = await (await send("caption", item.file, { model, figure: true })).json();
+    const answer = await captionOf(item, model);
     keepPhoto(item, answer.figure);
     item.answers.set(model, answer);
   } catch (error) {
@@ -33,6 +44,7 @@ async function captioned(item, model) {
     item.refused = Boolean(error.final);
   }
   item.asked.delete(model);
+  item.doing = null;
   if (!items.includes(item)) {
     release(item);
     return;
@@ -43,8 +55,17 @@ async function captioned(item, model) {
   translate();
 }
 
+// Show what is being done with an image that has no caption yet.
+function tell(item, doing) {
+  item.doing = doing;
+  const line = item.element.querySelector(".waiting span");
+  if (line) line.textContent = doing;
+}
+
 // Replace the small photo of a figure by an address of its bytes, and the image of the file by it, which may be huge.
 function keepPhoto(item, figure) {
+  if (!figure.photo) figure.photo = item.photo || item.thumbnail;
+  if (!figure.photo.startsWith("data:")) return;
   if (!item.photo) {
     const [head, text] = figure.photo.split(",");
     URL.revokeObjectURL(item.thumbnail);
@@ -114,8 +135,8 @@ async function translate() {
   const texts = [...new Set(lacking.flatMap((item) => answersOf(item).map((answer) => english(item, answer))))].slice(0, 100);
   translating = true;
   try {
-    const found = await (await postJson("translate", { language: code, texts })).json();
-    texts.forEach((text, place) => translations.set(keyOf(code, text), found.texts[place]));
+    const found = await translationsOf(code, texts);
+    texts.forEach((text, place) => translations.set(keyOf(code, text), found[place]));
     if (!lacking.some((item) => item.asked.size)) say(`Captions in ${languageName(code)}`);
   } catch (error) {
     complain(error.message);

@@ -10,7 +10,17 @@ from captioner.data.raw import RAW_EXTENSIONS, can_read_raw
 from captioner.figures.document import assemble
 from captioner.figures.explorer import HINT, TOUCH_HINT
 
-_SCRIPTS = ("requests", "items", "drawing", "grid", "saving", "adding")
+STYLES = "common.css explorer.css web/app.css"
+_PROMISE = """
+<span>Your images stay in memory only while they are captioned. Nothing is stored.</span>
+<a href="docs">JSON API</a>
+"""
+
+
+def scripts(source: str) -> str:
+    """Return the names of the page's scripts; ``source`` is the one in ``web/`` that makes the captions."""
+    own = ("items", source, "drawing", "grid", "saving", "adding")
+    return " ".join(["common.js maps.js explorer.js", *(f"web/{name}.js" for name in own)])
 
 
 def page_of(models: Mapping[str, str], *, languages: Sequence[str], examples: Sequence[str], max_bytes: int) -> str:
@@ -25,13 +35,14 @@ def page_of(models: Mapping[str, str], *, languages: Sequence[str], examples: Se
     extensions = IMAGE_EXTENSIONS | (RAW_EXTENSIONS if can_read_raw() else frozenset())
     return assemble(
         "web/app.html",
-        styles="common.css explorer.css web/app.css",
-        scripts=" ".join(["common.js maps.js explorer.js", *(f"web/{name}.js" for name in _SCRIPTS)]),
+        styles=STYLES,
+        scripts=scripts("requests"),
         data={
             "models": list(models.items()),
             "languages": list(languages),
             "megabytes": max_bytes / 1e6,
             "figures": ["png", "pdf", "gif", "html"],
+            "sidecars": True,
             "examples": list(examples),
             "read": list(readable_formats()),
             "hint": HINT,
@@ -44,6 +55,8 @@ def page_of(models: Mapping[str, str], *, languages: Sequence[str], examples: Se
             "caption": "",
             "note": "",
             "most": "strongest",
+            "promise": _PROMISE,
+            "instead": "Without it, run: curl -F image=@photo.jpg …/caption",
             "accept": ",".join(["image/*", *sorted(extensions)]),
         },
         policy="img-src 'self' data: blob:; connect-src 'self'",

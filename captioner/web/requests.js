@@ -1,15 +1,6 @@
-// What the server has told the page, requests to it, and messages.
-const served = JSON.parse(document.getElementById("data").textContent);
-const the = (name) => document.getElementById(name);
+// Captions, figures, translations and sidecars from captioner serve; browser/page.js takes the place of this script on the
+// page without a server.
 const TRIES = 20;
-
-// For screen readers.
-const say = (text) => { the("news").textContent = text; };
-// An error that belongs to no image, until the next one.
-function complain(text = "") {
-  the("problem").textContent = text;
-  the("problem").hidden = !text;
-}
 
 // The server's token, if it has one, comes in the address after #, which browsers do not send.
 const token = new URLSearchParams(location.hash.slice(1)).get("token");
@@ -43,3 +34,13 @@ function send(path, file, parameters) {
 }
 
 const postJson = (path, value) => post(path, JSON.stringify(value), { "content-type": "application/json" });
+
+function terms() {
+  const others = served.read.length - 6;
+  return `${served.read.slice(0, 6).join(", ")}${others > 0 ? ` and ${others} more kinds` : ""}, `
+    + `up to ${served.megabytes.toFixed(0)} MB each.`;
+}
+const captionOf = async (item, model) => (await send("caption", item.file, { model, figure: true })).json();
+const figureOf = async (item, model, format) => (await send("figure", item.file, { model, format })).blob();
+const translationsOf = async (language, texts) => (await (await postJson("translate", { language, texts })).json()).texts;
+const sidecarsOf = async (format, photos) => (await postJson("sidecars", { format, photos })).blob();

@@ -21,9 +21,9 @@ async function saveFigures(item, answers, format) {
   complain();
   for (const { model } of answers) {
     try {
-      const answer = await send("figure", item.file, { model, format });
+      const figure = await figureOf(item, model, format);
       const stem = item.name.replace(/\.[^.]*$/, "") + (answers.length > 1 ? `.${model}` : "");
-      save(await answer.blob(), `${stem}.attention.${format}`);
+      save(figure, `${stem}.attention.${format}`);
     } catch (error) {
       complain(error.message);
     }
@@ -57,7 +57,7 @@ const COLUMNS = ["image", "caption", "language", "edited", "model", "log_probabi
 const csv = () => [COLUMNS, ...rows().map((row) => COLUMNS.map((column) => cell(row[column])))]
   .map((line) => `${line.join(",")}\n`).join("");
 
-// What POST /sidecars takes: the captions of the first model, a translation before the English one.
+// What sidecars are made of: the captions of the first model, a translation before the English one.
 function photos() {
   return items.map((item) => [item, answersOf(item)[0]]).filter(([, answer]) => answer).map(([item, answer]) => {
     const codes = [...new Set([language(), ENGLISH])].filter((code) => textOf(item, answer, code));
@@ -72,8 +72,8 @@ function photos() {
 const downloads = {
   csv: () => new Blob([csv()], { type: "text/csv" }),
   json: () => new Blob([`${JSON.stringify(rows(), null, 2)}\n`], { type: "application/json" }),
-  xmp: async () => (await postJson("sidecars", { format: "xmp", photos: photos() })).blob(),
-  txt: async () => (await postJson("sidecars", { format: "txt", photos: photos() })).blob(),
+  xmp: () => sidecarsOf("xmp", photos()),
+  txt: () => sidecarsOf("txt", photos()),
 };
 Object.entries(downloads).forEach(([name, content]) => the(name).addEventListener("click", async () => {
   complain();

@@ -52,7 +52,19 @@ def test_errors_come_before_any_work(
     assert run("export", model, "-o", tmp_path / "small", "--format", "tflite").code == 2
     assert run("export", "show_atend_tell", "-o", tmp_path / "small").code == 1
     assert run("export", model, "-o", tmp_path / "small", "--int8").code == 2
+    for line, reason in (
+        (f"export {model}", "give one of them"),
+        (f"export {model} -o {tmp_path}/small --web {tmp_path}/site", "give one of them"),
+        (f"export {model} -o {tmp_path}/small --runtime {tmp_path}", "goes with --web"),
+        (f"export show_attend_tell --web {tmp_path}/site --photos {images}", "--calibrate: show_attend_tell"),
+    ):
+        wrong = run(line)
+        assert wrong.code == 2 and reason in wrong.err
+    lacking = run(f"export show_attend_tell --web {tmp_path}/site --runtime {tmp_path}/none.tgz")
+    assert lacking.code == 1 and "none.tgz: there is no such file" in lacking.err
+    occupied = run(f"export show_attend_tell --web {images}")
+    assert occupied.code == 1 and "is not a page" in occupied.err
     monkeypatch.setitem(sys.modules, "onnx", None)
     bare = run("export", model, "-o", tmp_path / "small")
     assert bare.code == 1 and "pip install 'captioner[onnx]'" in bare.err
-    assert not (tmp_path / "small").exists()
+    assert not (tmp_path / "small").exists() and not (tmp_path / "site").exists()

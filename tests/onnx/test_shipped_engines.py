@@ -60,3 +60,28 @@ def test_two_hundred_photos_have_the_same_quality(engines: tuple[Captioner, Capt
     assert abs(onnx - torch) <= 0.01
     if abs(onnx - torch) > 0.005:
         pytest.xfail("the engines should differ by half a point of CIDEr at most, and do by more")
+
+
+def test_the_documentation_lists_the_inputs_and_outputs(repository: Path) -> None:
+    from onnxruntime import InferenceSession
+
+    page = (repository / "docs" / "howto" / "export.md").read_text(encoding="utf-8")
+    listed: dict[tuple[str, str], dict[str, tuple[str, str]]] = {}
+    graph = ""
+    for line in page.partition("## The graphs")[2].partition("```")[0].splitlines():
+        cells = [cell.strip().replace("`", "") for cell in line.split("|")[1:-1]]
+        if line.endswith(".onnx`:"):
+            graph = line.strip("`:")
+        elif cells and cells[0] in ("input", "output"):
+            for name in cells[1].split(", "):
+                listed.setdefault((graph, cells[0]), {})[name] = (cells[2], cells[3])
+    kinds = {"uint8": "tensor(uint8)", "int64": "tensor(int64)", "float32": "tensor(float)"}
+    for file in store.GRAPHS:
+        session = InferenceSession(store.locate() / file, providers=["CPUExecutionProvider"])
+        for way, there in (("input", session.get_inputs()), ("output", session.get_outputs())):
+            rows = listed[file, way]
+            assert {each.name: each.type for each in there} == {name: kinds[kind] for name, (kind, _) in rows.items()}
+            for each in there:
+                shape = rows[each.name][1].strip("()").split(", ")
+                sizes = [size if isinstance(size, int) else None for size in each.shape]
+                assert sizes == [int(size) if size.isdecimal() else None for size in shape]

@@ -303,3 +303,12 @@ def test_a_folder_of_versions_leads_to_the_newest(repository: Path, tmp_path: Pa
     assert [(entry["version"], entry["aliases"]) for entry in listed] == [("0.10.0", ["latest"]), ("0.9.1", [])]
     assert "url=0.10.0/" in (folder / "index.html").read_text(encoding="utf-8")
     assert (folder / "0.9.1" / "index.html").read_text() == "0.9.1"
+
+
+def test_the_demo_tells_how_to_make_it_where_it_cannot_be_made(
+    repository: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    demo = hook(repository, "demo")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    ((name, content),) = demo._contents().items()
+    assert name == "index.html" and b"captioner export show_attend_tell --web site" in content

@@ -26,7 +26,7 @@ def test_images_are_captioned_in_their_order_and_bad_ones_say_why(
     assert page.locator("h2").all_inner_texts() == ["=dog.jpg", "cat.png", "notes.txt", "large.png"]
     assert first.locator(".words span").all_text_contents() == captioner(images[0]).tokens
     page.locator(".failed", has_text="notes.txt: not an image of a known kind").wait_for()
-    assert "this server takes up to 0 MB" in page.locator(".failed").nth(1).inner_text()
+    assert "this page takes up to 0 MB" in page.locator(".failed").nth(1).inner_text()
     assert page.locator("#count").inner_text() == "4 images, 2 without a caption"
     assert "JPEG, PNG, WebP, HEIC" in page.locator(".failed").first.inner_text()
     assert page.get_by_text("Try again").count() == 0

@@ -130,7 +130,7 @@ class _Download:
         else:
             if not self.fetch.is_done():
                 self.fetch.run()
-            counts = self._unpack()
+            counts = self._unpack() if self.archive.places else (0, 0)
         if not self.keep:
             self.target.unlink(missing_ok=True)
         return counts

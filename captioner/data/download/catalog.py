@@ -15,7 +15,7 @@ from captioner.registry import Registry
 
 @dataclass(frozen=True)
 class Archive:
-    """A zip file at a public address.
+    """A zip file, or a single file, at a public address.
 
     Attributes:
         url: its address.
@@ -25,7 +25,7 @@ class Archive:
         unpacked: approximate bytes of its members, for the check of free space. Images do not compress, so for them it
             is the size of the archive.
         places: (pattern of member names, folder relative to the data folder); the first match counts. Members without a
-            match are left out.
+            match are left out. Without any place, the file is stored as it is, and may be of any kind.
     """
 
     url: str

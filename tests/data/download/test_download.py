@@ -201,6 +201,15 @@ def test_an_archive_is_unpacked_in_its_place_and_not_fetched_again(server: Serve
     assert len(server.requests) == 1
 
 
+def test_a_file_without_places_is_kept_as_it_is(server: Server, tmp_path: Path) -> None:
+    digest = hashlib.sha512(NOISE).hexdigest()
+    archive = archive_of(server, NOISE, "tool.tgz", places=(), unpacked=0, checksum=f"sha512:{digest}")
+    interrupt(server, tmp_path, archive)
+    assert run_one(tmp_path, archive) == Outcome(archive, fetched=len(NOISE) - 100_000)
+    assert files_in(tmp_path) == {"set/tool.tgz": NOISE}
+    assert run_one(tmp_path, archive) == Outcome(archive)
+
+
 def test_nothing_is_downloaded_before_the_iteration_starts(server: Server, tmp_path: Path) -> None:
     waiting = download([archive_of(server, DATA)], tmp_path)
     time.sleep(0.05)
