@@ -89,7 +89,7 @@ function together(answers) {
   answers.forEach(({ figure, model }) => {
     figure.captions.forEach((caption) => {
       const view = caption.view === null ? null : caption.view + views.length;
-      captions.push({ ...caption, view, ...(answers.length > 1 && { model: titles.get(model) }) });
+      captions.push({ ...caption, view, ...(answers.length > 1 && { model }) });
     });
     views.push(...figure.views);
   });

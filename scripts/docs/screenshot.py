@@ -20,7 +20,7 @@ from tests.browser import ARGUMENTS, executable
 
 ROOT = Path(__file__).resolve().parents[2]
 IMAGE, SCREENSHOT = ROOT / "assets" / "examples" / "horses.jpg", ROOT / "docs" / "figures" / "page.webp"
-SIZE, SCALE, QUALITY = {"width": 960, "height": 1500}, 1.5, 85
+SIZE, SCALE, QUALITY = {"width": 960, "height": 1800}, 1.5, 85
 MODEL, RIVAL = "show_attend_tell", "regions_top_down"
 WORD = "horses"
 
@@ -33,9 +33,12 @@ def take(address: str) -> bytes:
         page.goto(address)
         page.select_option("#rival", RIVAL)
         page.set_input_files("#files", IMAGE)
-        page.get_by_text(WORD, exact=True).hover(timeout=120_000, force=True)
+        word = page.get_by_text(WORD, exact=True)
+        word.wait_for(timeout=120_000)
+        page.wait_for_timeout(1500)  # until nothing moves
+        word.hover()
         page.wait_for_timeout(500)  # until the colours have come
-        return page.locator("#list > *").first.screenshot()
+        return page.screenshot(clip=page.locator("#list > *").first.bounding_box())
 
 
 def main() -> None:
