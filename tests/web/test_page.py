@@ -155,7 +155,8 @@ def test_what_is_saved_is_what_is_shown(
     explorers(page, 2, ".many")
 
     def saved(name: str, exact: bool = True) -> bytes:
-        with page.expect_download() as waiting:
+        # Of two models there are two figures, and the second may come when the next is awaited.
+        with page.expect_download(lambda file: file.suggested_filename.endswith(f".{name.lower()}")) as waiting:
             page.get_by_role("button", name=name, exact=exact).first.click()
         waiting.value.save_as(tmp_path / "saved")
         return (tmp_path / "saved").read_bytes()
