@@ -1,10 +1,11 @@
-"""Compare translators: BLEU and chrF with intervals, greedy and by beam, speed, and BLEU by the length of the source.
+"""Compare translators: BLEU and chrF with intervals, greedy and by beam, and BLEU by the length of the source.
 
 Example: python scripts/bench_translation.py --data data/multi30k seq2seq=runs/multi30k_seq2seq \
 attention=runs/multi30k_attention transformer=runs/multi30k_transformer
 
-It writes ``assets/translation.json``, the source of the README's table (``scripts/readme.py``), and
-``assets/translation.png``, the plot of figure 2 of Bahdanau et al. 2015 (https://arxiv.org/abs/1409.0473).
+Results of models that are not given stay, if they are of the same data. It writes ``assets/translation.json``, the source
+of the documentation's table (``scripts/readme.py``), and ``assets/translation.png``, the plot of figure 2 of Bahdanau et
+al. 2015 (https://arxiv.org/abs/1409.0473).
 """
 
 from __future__ import annotations
@@ -12,7 +13,6 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-import time
 from dataclasses import asdict
 from itertools import pairwise
 from pathlib import Path
@@ -23,6 +23,7 @@ from matplotlib.figure import Figure
 
 from captioner import Translator, files
 from captioner.benchmark.plot import MARKERS, PALETTE
+from captioner.errors import CaptionerError
 from captioner.evaluation.bootstrap import intervals
 from captioner.store import TRANSLATOR, read_config
 from captioner.translation.bleu import measure, score_intervals
@@ -46,18 +47,20 @@ def main() -> None:
     parser.add_argument("--data", type=Path, required=True, help="folder with val.en and val.de")
     parser.add_argument("--split", default="val")
     arguments = parser.parse_args()
-    records: dict[str, Any] = {}
+    data = f"{arguments.data.name}/{arguments.split}"
+    kept = files.read_json(RECORD, dict, error=CaptionerError) if RECORD.exists() else {}
+    records: dict[str, Any] = kept["models"] if kept.get("data") == data else {}
     for given in arguments.runs:
         name, _, folder = given.partition("=")
         run = Path(folder)
         records[name] = record(run / "best" if (run / "best").is_dir() else run, arguments.data, arguments.split)
         print(name, json.dumps(records[name]["search"]), flush=True)
-    files.write_json(RECORD, {"data": f"{arguments.data.name}/{arguments.split}", "models": records}, indent=1)
+    files.write_json(RECORD, {"data": data, "models": records}, indent=1)
     small_png.save_png(plot(records), PLOT)
 
 
 def record(folder: Path, data: Path, split: str) -> dict[str, Any]:
-    """Translate a split by every search; return the scores, the speed and the scores by length."""
+    """Translate a split by every search; return the scores, and the scores by length."""
     about = read_config(folder, TRANSLATOR)["about"]
     model = load_translator(folder)
     text = read_parallel(data, split, source=model.config.source, target=model.config.target)
@@ -68,15 +71,10 @@ def record(folder: Path, data: Path, split: str) -> dict[str, Any]:
         "search": {},
     }
     for width in WIDTHS:
-        translator = Translator(model, width=width)
-        translator(sources[:32])  # the first call is slower
-        began = time.perf_counter()
-        texts = [translation.text for translation in translator(sources, batch_size=64)]
-        seconds = time.perf_counter() - began
+        texts = [translation.text for translation in Translator(model, width=width)(sources, batch_size=64)]
         scored = score_intervals(texts, references)
         value["search"][cards.search_name(width)] = {
             **{metric: asdict(score) for metric, score in scored.scores.items()},
-            "sentences_per_second": round(len(texts) / seconds, 1),
         }
     return {**value, "signatures": scored.signatures, "by_length": by_length(texts, text)}  # by the widest beam
 

@@ -53,11 +53,10 @@ def translation_table(record: dict[str, Any]) -> str:
             f"{100 * score['value']:.1f} [{100 * score['low']:.1f}, {100 * score['high']:.1f}]"
             for score in (model["search"][search][metric] for search in ("greedy", "beam 5") for metric in METRICS)
         ]
-        speed = model["search"]["greedy"]["sentences_per_second"]
         minutes = f"{model['minutes']:.0f} on {device_of(model)}"
-        rows.append((name, *figures, f"{model['parameters'] / 1e6:.1f}", f"{speed:.0f}", minutes))
+        rows.append((name, *figures, f"{model['parameters'] / 1e6:.1f}", minutes))
     searches = (f"{metric}, {search}" for search in ("greedy", "beam 5") for metric in METRICS)
-    head = ("model", *searches, "M parameters", "sentences/s, greedy", "minutes")
+    head = ("model", *searches, "M parameters", "minutes")
     signatures = "; ".join(f"{name} `{text}`" for name, text in model["signatures"].items())
     return f"{cards.markdown_table(head, rows)}\n\nIn percent, with 95 % intervals over sentences. {signatures}."
 
