@@ -3,9 +3,9 @@
 Example: python scripts/bench_translation.py --data data/multi30k seq2seq=runs/multi30k_seq2seq \
 attention=runs/multi30k_attention transformer=runs/multi30k_transformer
 
-Results of models that are not given stay, if they are of the same data. It writes ``assets/translation.json``, the source
-of the documentation's table (``scripts/readme.py``), and ``assets/translation.png``, the plot of figure 2 of Bahdanau et
-al. 2015 (https://arxiv.org/abs/1409.0473).
+Results of models that are not given stay, if they are of the same data. It writes ``assets/translation.json``, the
+source of the documentation's table (``scripts/readme.py``), and ``assets/translation.png``, the plot of figure 2 of
+Bahdanau et al. 2015 (https://arxiv.org/abs/1409.0473).
 """
 
 from __future__ import annotations
