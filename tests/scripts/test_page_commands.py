@@ -116,7 +116,7 @@ def lines_of(text: str) -> list[str]:
     return [
         line
         for line in shell_lines(text)
-        if re.search(r"(^|\| )captioner ", line) and not line.startswith(endless) and "--ray" not in line
+        if re.search(r"(^|\| )captioner ", line) and not line.startswith(endless) and not re.search("--ray|--web", line)
     ]
 
 
