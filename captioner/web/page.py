@@ -11,6 +11,7 @@ from captioner.figures.document import assemble
 from captioner.figures.explorer import HINT, TOUCH_HINT
 
 STYLES = "common.css explorer.css web/app.css"
+TEXTS = {"language": "en", "title": "Captioner", "image": "data:,", "caption": "", "note": "", "most": "strongest"}
 _PROMISE = """
 <span>Your images stay in memory only while they are captioned. Nothing is stored.</span>
 <a href="docs">JSON API</a>
@@ -49,12 +50,7 @@ def page_of(models: Mapping[str, str], *, languages: Sequence[str], examples: Se
             "touch_hint": TOUCH_HINT,
         },
         texts={
-            "language": "en",
-            "title": "Captioner",
-            "image": "data:,",
-            "caption": "",
-            "note": "",
-            "most": "strongest",
+            **TEXTS,
             "promise": _PROMISE,
             "instead": "Without it, run: curl -F image=@photo.jpg …/caption",
             "accept": ",".join(["image/*", *sorted(extensions)]),

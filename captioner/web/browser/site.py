@@ -20,7 +20,7 @@ from captioner.onnx import folder as exported
 from captioner.onnx.engine import OnnxEngine
 from captioner.text.vocabulary import sentence_patterns
 from captioner.web.browser.runtime import SCRIPT, WASM
-from captioner.web.page import STYLES, scripts
+from captioner.web.page import STYLES, TEXTS, scripts
 
 MEGABYTES, PIXELS = 50, 100_000_000  # of an image; more would fill the memory of a phone
 SETTINGS = "model/settings.json"  # its field "page" marks the folder as one that this module wrote
@@ -129,12 +129,7 @@ def _page(name: str, examples: list[str]) -> str:
             "examples": examples,
         },
         texts={
-            "language": "en",
-            "title": "Captioner",
-            "image": "data:,",
-            "caption": "",
-            "note": "",
-            "most": "strongest",
+            **TEXTS,
             "accept": "image/*",
             "promise": _PROMISE,
             "instead": "It captions images in your browser, which needs WebAssembly, too.",
