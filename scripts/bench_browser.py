@@ -15,6 +15,7 @@ import argparse
 import functools
 import gzip
 import os
+import re
 import statistics
 import sys
 import threading
@@ -77,7 +78,8 @@ def processor_seconds() -> float:
 def caption(page: Any, image: Path, count: int) -> None:
     """Add an image, and wait until its caption is drawn beside ``count`` others."""
     page.set_input_files("#files", image)
-    page.locator(".explorer").nth(count).wait_for(timeout=300_000)
+    number = "1 image" if not count else f"{count + 1} images"  # while one is captioned, it is "0 of 1 image"
+    page.locator("#count", has_text=re.compile(f"^{number}$")).wait_for(timeout=300_000)
 
 
 def main() -> None:

@@ -142,7 +142,7 @@ def test_captions_are_those_of_python(show: Any, serve: Any, folder: Path, isola
     assert page.evaluate("crossOriginIsolated") is isolated
     images = example_images()
     page.set_input_files("#files", images)
-    page.locator(".explorer").nth(len(images) - 1).wait_for(timeout=120_000)
+    page.locator("#count", has_text=re.compile(f"^{len(images)} images$")).wait_for(timeout=120_000)
     found = page.evaluate("Object.fromEntries(rows().map((row) => [row.image, row]))")
     captioner = Captioner.from_pretrained(MODEL, device="cpu", engine="onnx")
     expected = {image.name: captioner(image) for image in images}
@@ -152,7 +152,8 @@ def test_captions_are_those_of_python(show: Any, serve: Any, folder: Path, isola
     assert found.keys() == expected.keys() and len(other) <= 1, other
     for name in found.keys() - other.keys():
         assert found[name]["log_probability"] == pytest.approx(expected[name].log_probability, abs=0.3)
-    first = page.locator(".explorer").first
+    page.locator(".tile button").first.click()
+    first = page.locator(".explorer")
     assert first.locator(".words span").all_text_contents() == found[images[0].name]["tokens"]
     first.locator(".words button").nth(1).hover()
     assert "looked most" in first.locator(".status").inner_text()
