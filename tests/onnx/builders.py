@@ -54,7 +54,8 @@ def tiny(variant: str, **search: Any) -> CaptionModel:
         encoder = GridEncoder(GridConfig(**grid), Trunk(trunk, mean=(0.4, 0.5, 0.6), std=(0.2, 0.3, 0.4)))  # type: ignore[arg-type]
         model = CaptionModel.build(config, Vocabulary(WORDS), encoder)
         for weight in (*model.refiner.parameters(), *model.decoder.parameters()):
-            nn.init.normal_(weight, std=1.5)
+            # Hard attention needs scores that no rounding makes equal, as those of saturated units are.
+            nn.init.normal_(weight, std=1.2 if parts["decoder"].get("kind") == "hard" else 1.5)
     return model.eval()
 
 
