@@ -278,7 +278,7 @@ def _on_onnx(folders: Sequence[Path], device: str, engine: str) -> bool:
                 f"{GRAPHS}"
             )
         return True
-    has_graphs = not others and "graphs" in store.read_config(folder)
+    has_graphs = not others and store.has_graphs(store.read_config(folder))
     if engine == GRAPHS and not has_graphs:
         what = "an ensemble runs in torch" if others else f"{folder}: has no graphs; captioner export writes them"
         raise ConfigError(f"{what}; or leave the engine out")

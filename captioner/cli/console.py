@@ -6,6 +6,7 @@ import json
 import logging
 import re
 import sys
+import threading
 import time
 import traceback
 from collections.abc import Iterator
@@ -24,6 +25,8 @@ if TYPE_CHECKING:
     from rich.progress import Progress, ProgressColumn, Task
     from rich.table import Column, Table
     from rich.text import Text
+
+    from captioner.data.download import Progress as FileProgress
 
 _MANY = 50  # items: fewer are not announced
 _UNFOLDED = 1 << 16  # columns
@@ -196,7 +199,7 @@ def progress(title: str, *, show: bool = True) -> Iterator[Progressing]:
 
     Args:
         title: what is done.
-        show: ``False`` if results on stdout show the progress: there is no bar then, and the first line comes after a
+        show: ``False`` if results on stdout show the progress: then there is no bar, and the first line comes after a
             minute.
 
     Yields:
@@ -286,3 +289,39 @@ def bars(*columns: ProgressColumn) -> Progress:
         redirect_stdout=sys.stdout.isatty(),  # else results would go to stderr
         disable=not stderr().is_terminal or _verbosity is Verbosity.QUIET,
     )
+
+
+@contextmanager
+def file_bars() -> Iterator[FileProgress]:
+    """Show a bar for each file with its speed and the time left; see :func:`progress`."""
+    from rich.progress import DownloadColumn, TaskID, TransferSpeedColumn
+
+    if not stderr().is_terminal:
+        with ExitStack() as stack:
+            lines: dict[str, Progressing] = {}
+
+            def show(path: str, phase: str, done: int, total: int | None) -> None:
+                title = f"{phase} {path}, MB"
+                if title not in lines:
+                    lines[title] = stack.enter_context(progress(title))
+                lines[title](round(done / 1e6), None if total is None else round(total / 1e6))
+
+            yield show
+        return
+    with bars(DownloadColumn(), TransferSpeedColumn()) as shown:
+        tasks: dict[str, TaskID] = {}
+        last: dict[str, tuple[str, int]] = {}
+        lock = threading.Lock()
+
+        def update(path: str, phase: str, done: int, total: int | None) -> None:
+            with lock:
+                if path not in tasks:
+                    tasks[path] = shown.add_task("", total=None)
+                before, reached = last.get(path, ("", 0))
+                # The speed is measured again in a new phase, or when the file starts over.
+                if phase != before or done < reached:
+                    shown.reset(tasks[path], total=total, completed=done, description=f"{phase} {path}")
+                last[path] = phase, done
+            shown.update(tasks[path], completed=done, total=total)
+
+        yield update

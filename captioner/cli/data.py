@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import threading
-from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, closing, contextmanager
+from collections.abc import Sequence
+from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -14,7 +13,7 @@ from captioner.cli import complete, console, options, streams
 from captioner.cli.commands import Group
 
 if TYPE_CHECKING:
-    from captioner.data.download import Outcome, Progress
+    from captioner.data.download import Outcome
     from captioner.data.download.catalog import DataSet
     from captioner.data.inspect import DataReport, SplitSummary, Twins
 
@@ -248,7 +247,7 @@ def download(
     failures = console.Failures()
     archives = [archive for known in chosen for archive in known.archives]
     with (
-        file_bars() as progress,
+        console.file_bars() as progress,
         closing(
             fetch(archives, to, members=members or (), keep=not delete_archives, parallel=parallel, progress=progress)
         ) as outcomes,
@@ -291,42 +290,6 @@ def _bytes(count: int) -> str:
         if count >= size:
             return f"{count / size:,.1f} {unit}"
     return f"{count} bytes"
-
-
-@contextmanager
-def file_bars() -> Iterator[Progress]:
-    """Show a bar for each file with its speed and the time left; see :func:`captioner.cli.console.progress`."""
-    from rich.progress import DownloadColumn, TaskID, TransferSpeedColumn
-
-    if not console.stderr().is_terminal:
-        with ExitStack() as stack:
-            lines: dict[str, console.Progressing] = {}
-
-            def show(path: str, phase: str, done: int, total: int | None) -> None:
-                title = f"{phase} {path}, MB"
-                if title not in lines:
-                    lines[title] = stack.enter_context(console.progress(title))
-                lines[title](round(done / 1e6), None if total is None else round(total / 1e6))
-
-            yield show
-        return
-    with console.bars(DownloadColumn(), TransferSpeedColumn()) as bars:
-        tasks: dict[str, TaskID] = {}
-        last: dict[str, tuple[str, int]] = {}
-        lock = threading.Lock()
-
-        def update(path: str, phase: str, done: int, total: int | None) -> None:
-            with lock:
-                if path not in tasks:
-                    tasks[path] = bars.add_task("", total=None)
-                before, reached = last.get(path, ("", 0))
-                # The speed is measured again in a new phase, or when the file starts over.
-                if phase != before or done < reached:
-                    bars.reset(tasks[path], total=total, completed=done, description=f"{phase} {path}")
-                last[path] = phase, done
-            bars.update(tasks[path], completed=done, total=total)
-
-        yield update
 
 
 app = typer.Typer(

@@ -135,7 +135,6 @@ def _write_page(
     model: str, folder: Path, runtime: Path | None, images: list[str] | None, calibrate: Path | None
 ) -> None:
     from captioner import store
-    from captioner.cli.data import file_bars
     from captioner.web.browser import runtime as onnxruntime_web
     from captioner.web.browser import site
 
@@ -150,7 +149,7 @@ def _write_page(
     if runtime is None:
         if onnxruntime_web.cached() is None:
             console.note(f"downloading {onnxruntime_web.ARCHIVE.url} to {onnxruntime_web.cache()}, once")
-        with file_bars() as progress:
+        with console.file_bars() as progress:
             runtime = onnxruntime_web.fetch(progress)
     parts = onnxruntime_web.read(runtime)
     with files.temporary_folder() as temporary:

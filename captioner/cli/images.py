@@ -63,12 +63,12 @@ class Images:
             except CaptionerError as error:
                 failures(error)
         if drawn:
-            console.note(f"left out {drawn:,} figure{'s' * (drawn != 1)} that this program drew")
+            console.note(f"left out {console.count(drawn, 'figure')} that this program drew")
         if others:
             kinds = ", ".join(f"{number:,} {kind}" for kind, number in others.most_common(5))
             more = f" and {len(others) - 5} other kinds" if len(others) > 5 else ""
             count = others.total()
-            console.note(f"left out {count:,} file{'s' * (count != 1)} that are not images: {kinds}{more}")
+            console.note(f"left out {console.count(count, 'file')} that are not images: {kinds}{more}")
         if not RAW_EXTENSIONS.isdisjoint(others):
             console.note(f"raw photos are read if rawpy is installed: {install('rawpy')}")
 

@@ -78,7 +78,7 @@ def run(
     ] = "",
     allow_addresses: Annotated[
         bool,
-        typer.Option("--allow-addresses", help="Fetch images whose public web addresses requests name."),
+        typer.Option("--allow-addresses", help="Fetch images from public web addresses that requests give."),
     ] = False,
     search: options.NBest,
     batch_size: options.BatchSize = 16,
@@ -99,8 +99,8 @@ def run(
     The page compares two models and shows the attention of each for every word. POST /caption takes an image and
     answers in JSON; /docs describes it. Images of several requests share a batch.
 
-    Images stay in memory and are never written. There is no encryption, and no password without --token: outside your
-    own network, put it behind a server that has both.
+    Images stay in memory and are never written. Connections are not encrypted, and without --token anybody may use the
+    API: outside your own network, put it behind a server with encryption and a password.
     """
     from captioner.errors import CaptionerError
     from captioner.machine.packages import missing
@@ -123,7 +123,7 @@ def run(
     from captioner.web.titles import title
 
     has_torch = find_spec("torch") is not None
-    runnable = [name for name, folder in shipped().items() if has_torch or "graphs" in store.read_config(folder)]
+    runnable = [name for name, folder in shipped().items() if has_torch or store.has_graphs(store.read_config(folder))]
     names = list(dict.fromkeys(models or sorted(runnable, key=lambda name: name != store.DEFAULT)))
     if not names:
         raise CaptionerError("no model comes with this copy of captioner; give one with --model")

@@ -43,13 +43,18 @@ def parts_of(kind: str, config: Mapping[str, Any], *, graphs: bool = True) -> tu
         config: of the model.
         graphs: include graphs that are beside the weights.
     """
-    beside = GRAPHS if graphs and kind == CAPTIONER and "graphs" in config else ()
+    beside = GRAPHS if graphs and kind == CAPTIONER and has_graphs(config) else ()
     return (*PARTS[kind], *beside, *([CONSENSUS] if has_consensus(config) else []))
 
 
 def has_consensus(config: Mapping[str, Any]) -> bool:
     """Return whether a model has the file :data:`CONSENSUS`."""
     return CONSENSUS in config.get(FILES, {})
+
+
+def has_graphs(config: Mapping[str, Any]) -> bool:
+    """Return whether a model has the files :data:`GRAPHS`, by the description of them in its config."""
+    return "graphs" in config
 
 
 def kind_of(folder: Path) -> str:

@@ -11,6 +11,8 @@ from canvas import SMALL, Canvas
 ROOT = Path(__file__).resolve().parents[2]
 WIDTH = 400
 LEFT, RIGHT, COLUMN = 16, 224, 160  # where the boxes of two columns begin, and their width
+ACROSS = LEFT + COLUMN, RIGHT  # the ends of an arrow between the columns
+MIDDLE_LEFT, MIDDLE_RIGHT = LEFT + COLUMN / 2, RIGHT + COLUMN / 2
 
 
 @cache
@@ -144,10 +146,18 @@ def rooms() -> str:
     return draw.svg()
 
 
+def _boxes(draw: Canvas, *boxes: tuple[float, int, str, str], learned: tuple[str, ...]) -> None:
+    """Draw boxes in two columns, each of its column, row, title and note; those that learn are shaded."""
+    for x, row, title, note in boxes:
+        weight = 0.3 if title in learned else 0
+        draw.box(x, 8 + 92 * row, COLUMN, 54 if note else 40, *filter(None, (title, note)), weight=weight)
+
+
 def one_image() -> str:
     """The way of one image from its file to a caption."""
     draw = Canvas(WIDTH, 520)
-    for x, row, title, note in (
+    _boxes(
+        draw,
         (LEFT, 0, "file", "or bytes, array"),
         (RIGHT, 0, "image", "upright, sRGB"),
         (RIGHT, 1, "pixels", "as in training"),
@@ -159,31 +169,30 @@ def one_image() -> str:
         (RIGHT, 4, "caption", "words, weights"),
         (LEFT, 4, "figures", ""),
         (RIGHT, 5, "evaluation", ""),
-    ):
-        weight = 0.3 if title in ("encoder", "decoder", "refiner") else 0
-        draw.box(x, 8 + 92 * row, COLUMN, 54 if note else 40, *filter(None, (title, note)), weight=weight)
-    across, left, right = (LEFT + COLUMN, RIGHT), LEFT + COLUMN / 2, RIGHT + COLUMN / 2
-    draw.arrow((across[0], 35), (across[1], 35))
-    draw.arrow((right, 62), (right, 100))
-    draw.arrow((across[1], 127), (across[0], 127))
-    draw.arrow((left, 154), (left, 192))
-    draw.arrow((across[0], 204), (across[1], 204))
-    draw.arrow((across[1], 222), (across[0], 222))
-    draw.arrow((left, 246), (left, 284))
-    draw.arrow((across[0], 302), (across[1], 302))
+        learned=("encoder", "decoder", "refiner"),
+    )
+    draw.arrow((ACROSS[0], 35), (ACROSS[1], 35))
+    draw.arrow((MIDDLE_RIGHT, 62), (MIDDLE_RIGHT, 100))
+    draw.arrow((ACROSS[1], 127), (ACROSS[0], 127))
+    draw.arrow((MIDDLE_LEFT, 154), (MIDDLE_LEFT, 192))
+    draw.arrow((ACROSS[0], 204), (ACROSS[1], 204))
+    draw.arrow((ACROSS[1], 222), (ACROSS[0], 222))
+    draw.arrow((MIDDLE_LEFT, 246), (MIDDLE_LEFT, 284))
+    draw.arrow((ACROSS[0], 302), (ACROSS[1], 302))
     draw.text(WIDTH / 2, 295, "log p", small=True)
-    draw.arrow((across[1], 320), (across[0], 320))
+    draw.arrow((ACROSS[1], 320), (ACROSS[0], 320))
     draw.text(WIDTH / 2, 336, "words", small=True)
-    draw.arrow((right, 338), (right, 376))
-    draw.arrow((across[1], 396), (across[0], 396))
-    draw.arrow((right, 430), (right, 468))
+    draw.arrow((MIDDLE_RIGHT, 338), (MIDDLE_RIGHT, 376))
+    draw.arrow((ACROSS[1], 396), (ACROSS[0], 396))
+    draw.arrow((MIDDLE_RIGHT, 430), (MIDDLE_RIGHT, 468))
     return draw.svg()
 
 
 def one_batch() -> str:
     """The way of one batch through a step of training, and what follows an epoch."""
     draw = Canvas(WIDTH, 518)
-    for x, row, title, note in (
+    _boxes(
+        draw,
         (LEFT, 0, "captions", "train split"),
         (RIGHT, 0, "batch", "pixels, words"),
         (RIGHT, 1, "encoder", "tuned stages"),
@@ -195,22 +204,20 @@ def one_batch() -> str:
         (RIGHT, 4, "search on dev", ""),
         (LEFT, 4, "scores", ""),
         (LEFT, 5, "checkpoint", ""),
-    ):
-        weight = 0.3 if title in ("encoder", "decoder") else 0
-        draw.box(x, 8 + 92 * row, COLUMN, 54 if note else 40, *filter(None, (title, note)), weight=weight)
-    across, left, right = (LEFT + COLUMN, RIGHT), LEFT + COLUMN / 2, RIGHT + COLUMN / 2
-    draw.arrow((across[0], 35), (across[1], 35))
-    draw.arrow((right, 62), (right, 100))
-    draw.arrow((across[0], 127), (across[1], 127))
-    draw.arrow((right, 154), (right, 192))
-    draw.arrow((across[1], 219), (across[0], 219))
-    draw.arrow((left, 246), (left, 284))
-    draw.arrow((across[0], 311), (across[1], 311))
+        learned=("encoder", "decoder"),
+    )
+    draw.arrow((ACROSS[0], 35), (ACROSS[1], 35))
+    draw.arrow((MIDDLE_RIGHT, 62), (MIDDLE_RIGHT, 100))
+    draw.arrow((ACROSS[0], 127), (ACROSS[1], 127))
+    draw.arrow((MIDDLE_RIGHT, 154), (MIDDLE_RIGHT, 192))
+    draw.arrow((ACROSS[1], 219), (ACROSS[0], 219))
+    draw.arrow((MIDDLE_LEFT, 246), (MIDDLE_LEFT, 284))
+    draw.arrow((ACROSS[0], 311), (ACROSS[1], 311))
     draw.text(WIDTH / 2, 302, "∇L", small=True)
-    draw.arrow((right, 338), (right, 376), dashed=True)
-    draw.text(right - 10, 361, "after an epoch", small=True, at="end")
-    draw.arrow((across[1], 396), (across[0], 396))
-    draw.arrow((left, 416), (left, 468))
+    draw.arrow((MIDDLE_RIGHT, 338), (MIDDLE_RIGHT, 376), dashed=True)
+    draw.text(MIDDLE_RIGHT - 10, 361, "after an epoch", small=True, at="end")
+    draw.arrow((ACROSS[1], 396), (ACROSS[0], 396))
+    draw.arrow((MIDDLE_LEFT, 416), (MIDDLE_LEFT, 468))
     return draw.svg()
 
 

@@ -63,7 +63,7 @@ def has_graphs(model: Path) -> bool:
         CheckpointError: it is not a captioner's.
     """
     kind = store.captioner_kind(model)
-    return kind == store.ONNX or "graphs" in store.read_config(model, kind)
+    return kind == store.ONNX or store.has_graphs(store.read_config(model, kind))
 
 
 def write(model: Path, folder: Path, runtime: Mapping[str, bytes], *, name: str) -> list[Path]:
