@@ -30,9 +30,9 @@ def fetch_image(address: str, *, most: int = MOST_BYTES, seconds: float = 120.0,
         address: begins with http:// or https://.
         most: maximum bytes.
         seconds: time limit for all of it, redirects included.
-        public: fetch from ports 80 and 443 of public IP addresses only, without a proxy: of a server, strangers could
-            otherwise ask for what only its own network may see. This holds for each redirect, and the address that is
-            checked is the one that is connected to.
+        public: fetch from ports 80 and 443 of public IP addresses only, without a proxy. Otherwise strangers could use
+            a server to read what only its own network may see. Redirects are held to this too, and the connection goes
+            to the address that was checked.
 
     Raises:
         ImageError: it cannot be fetched, is a page or a text, has too many bytes, or takes too long.

@@ -35,7 +35,7 @@ class Backbone(NamedTuple):
     """The source of a backbone.
 
     Attributes:
-        library: ``timm``, ``torchvision``, or ``captioner`` for our own, whose ImageNet weights are Python packages.
+        library: ``timm``, ``torchvision``, or ``captioner`` for our own, whose weights come as Python packages.
         model: its name there.
         size: pixels at which its map is 14x14.
         last: the torchvision layer whose output is the map; timm's is that of ``forward_features``.

@@ -236,7 +236,7 @@ def xmp_file(captions: Mapping[str, str], *, edited: Collection[str] = ()) -> by
 
     Args:
         captions: by language tag, at least one that is not blank; most programs show the first.
-        edited: the languages whose caption a person has changed, which is then that person's.
+        edited: languages whose caption a person has edited; it is recorded as written by that person.
     """
     packet, wanted = Packet(None), by_language(captions)
     decision = plan(packet, wanted, [], overwrite=False)

@@ -45,7 +45,7 @@ if TYPE_CHECKING:
     from onnxruntime import InferenceSession
 
 T = TypeVar("T")
-_MOST = 16  # images that a thread loads and encodes, one after the other, before it searches
+_MOST = 16  # images of a thread's batch, which are encoded one after the other
 _ROWS = 32  # hypotheses that a step reads together: with more, attention outgrows the processor's cache
 
 
@@ -243,7 +243,7 @@ class OnnxEngine(Engine):
         return self.caption_features(self.encode(pixels), search)
 
     def caption_features(self, features: Array, search: SearchConfig) -> list[Caption]:
-        """Caption images whose features are (B, N, D), as :meth:`encode` gives them."""
+        """Caption images from their features (B, N, D), which :meth:`encode` returns."""
         captions, together = [], max(1, _ROWS // search.width)
         for first in range(0, len(features), together):
             part = features[first : first + together]

@@ -62,8 +62,8 @@ def beside(photo: Path) -> tuple[str, Callable[[], Texts]]:
 def read_record(path: Path, photos: Collection[bytes]) -> dict[bytes, str]:
     """Return the captions in an output file of ``captioner caption``, by the photos' names.
 
-    The file has the paths that were given to that command, perhaps in another folder. A row belongs to the photo whose
-    name is the longest end of its path.
+    Its paths are those that were given to that command, perhaps in another folder. A row belongs to the photo with the
+    longest name in which its path ends.
 
     Args:
         path: ending in .jsonl or .csv.

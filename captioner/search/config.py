@@ -45,8 +45,8 @@ class SearchConfig(Settings):
     prune: float = Field(
         0.0,
         ge=0,
-        description="leave out hypotheses whose log-probability is this much below the best one of their image, but "
-        "not the first n_best; 0 leaves out none",
+        description="drop hypotheses whose log-probability is this far below the best one of their image, but keep the "
+        "first n_best; 0 drops none",
     )
     n_best: int = Field(1, ge=1, description="captions returned for each image")
     forbid_unknown: bool = Field(True, description="never write <unk>")

@@ -43,7 +43,7 @@ class PhotoCaptions(_Request):
         min_length=1, max_length=8, description="by language; most programs show the first"
     )
     edited: list[str] = Field(
-        default_factory=list, max_length=8, description="the languages whose caption a person has changed"
+        default_factory=list, max_length=8, description="languages whose caption a person has edited"
     )
 
 
