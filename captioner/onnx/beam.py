@@ -112,7 +112,9 @@ def beam(
             attentions.append((active, attention))
         candidates = constrain(log_probabilities, history, config)
         candidates += total[..., None]
-        total, flat = top(candidates.reshape(len(active), -1), columns)
+        # The first n_best hypotheses are kept however unlikely they are; the others must be near the likeliest.
+        within = config.prune if config.prune and config.n_best == 1 else np.inf
+        total, flat = top(candidates.reshape(len(active), -1), columns, within)
         parent, tokens = np.divmod(flat, candidates.shape[-1])
         total[np.arange(columns) >= width[:, None]] = NEVER
         if config.prune:

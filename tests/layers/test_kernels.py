@@ -68,10 +68,12 @@ def compiled(name: str) -> Callable[..., Any]:
     return lambda *args: KERNELS[name](*args, compiled=True)
 
 
-@pytest.mark.parametrize("m", [1, 4])
+@pytest.mark.parametrize(("m", "a"), [(1, 5), (4, 5), (4, 2 * kernels._UNITS + 5)])
 @pytest.mark.parametrize("form", [stored, eager, called])
-def test_kernels_are_the_definition_and_its_gradients(form: Callable[[str], Callable[..., Any]], m: int) -> None:
-    scoring = make(m=m)
+def test_kernels_are_the_definition_and_its_gradients(
+    form: Callable[[str], Callable[..., Any]], m: int, a: int
+) -> None:
+    scoring = make(m=m, a=a)
     torch.testing.assert_close(scoring.by(form), scoring.direct(), rtol=0, atol=1e-12)
 
 

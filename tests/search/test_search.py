@@ -313,16 +313,18 @@ def test_an_image_whose_search_is_over_takes_no_part_in_later_steps() -> None:
     assert [images for images, _ in decoder.calls] == [3, 1, 1, 1, 1]
 
 
+@pytest.mark.parametrize("within", [float("inf"), 0.75])
 @pytest.mark.parametrize("count", [1, 3, 8])
-def test_the_highest_scores_of_each_row_are_those_of_a_sort(count: int) -> None:
+def test_the_highest_scores_of_each_row_are_those_of_a_sort(count: int, within: float) -> None:
     random = np.random.default_rng(0)
     for columns in (1, 2, 5, 40, 3000):
         scores = random.standard_normal((6, columns)).astype(np.float32)
         scores[:2, 1:] = float("-inf")
-        values, places = top(scores, count)
+        values, places = top(scores, count, within)
         assert values.shape == places.shape == (6, count)
         for row in range(6):
-            expected = sorted(scores[row].tolist(), reverse=True)[:count]
+            near = scores[row][scores[row] >= scores[row].max() - within]
+            expected = sorted(near.tolist(), reverse=True)[:count]
             assert values[row].tolist() == expected + [float("-inf")] * (count - len(expected))
             for value, place in zip(values[row], places[row], strict=True):
                 assert scores[row, place] == value if value > float("-inf") else place == 0
