@@ -43,10 +43,12 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from captioner import Captioner, files, store
 from captioner.benchmark.benchmark import machine
+from captioner.data.augment import AugmentConfig, draw_view, vary
 from captioner.data.batches import Captions
 from captioner.data.find import find_images
 from captioner.data.images import load_image
-from captioner.data.loader import ImageLoader
+from captioner.data.loader import ImageLoader, load_pixels
+from captioner.data.pixel_limit import pixel_limit
 from captioner.decoders import Decoder
 from captioner.encoders import efficientnet_lite
 from captioner.encoders.encoder import Encoder
@@ -534,7 +536,7 @@ def parts(photos: list[str]) -> list[Row]:
         encoding = gflop(lambda: plain.encoder(batch.pixels)) / 8
     memory = Memory.of_grid(torch.from_numpy(np.concatenate(features[:25])), engine.grid)
     searching = gflop(lambda: find(plain.model.decoder, memory, engine.search, engine.search.width)) / 25
-    works: dict[str, tuple[Callable[[int], object], float | None]] = {
+    works: dict[str, tuple[Work, float | None]] = {
         "reading": (
             lambda n: engine.transform.pixels(load_image(photos[n], min_size=engine.transform.decode_size)),
             None,
@@ -545,10 +547,46 @@ def parts(photos: list[str]) -> list[Row]:
             searching,
         ),
     }
+    return _timed(works, len(photos))
+
+
+def pictures(photos: list[str]) -> list[Row]:
+    """Time the parts of training the whole default encoder on varied crops of files, on one core."""
+    torch.set_num_threads(1)
+    captioner = Captioner.from_pretrained(engine="torch", device="cpu")
+    encoder = model_engine(captioner.engine).model.encoder.float().train()
+    transform, size, turns = encoder.transform, 16, 6
+    config, random = AugmentConfig(crop=0.5, colour=0.4, erase=0.5), torch.Generator().manual_seed(0)
+    views = [draw_view(config, random) for _ in range(size * turns)]
+    batches = [slice(n * size, (n + 1) * size) for n in range(turns)]
+    limit = pixel_limit(None)
+
+    def read(n: int) -> Tensor:
+        """Read the crops of a batch."""
+        some = zip(photos[batches[n]], views[batches[n]], strict=True)
+        found = [load_pixels(photo, transform, limit, view.box) for photo, view in some]
+        return torch.from_numpy(np.stack([pixels for pixels, _ in found]))  # type: ignore[misc]
+
+    def step(n: int) -> None:
+        with torch.autocast("cpu", torch.bfloat16):
+            encoder(pixels[n]).vectors.float().square().mean().backward()
+
+    pixels = [read(n) for n in range(turns)]
+    count = 3 * gflop(lambda: encoder(pixels[0]))  # each gradient takes as much as the output
+    works: dict[str, tuple[Work, float | None]] = {
+        "reading a crop": (read, None),
+        "colours and erasing": (lambda n: vary(pixels[n], views[batches[n]], transform), None),
+        "training the encoder, bfloat16": (step, count),
+    }
+    return [row | {name: row[name] / size for name in ("ms", "gflop") if name in row} for row in _timed(works, turns)]
+
+
+def _timed(works: Mapping[str, tuple[Work, float | None]], turns: int) -> list[Row]:
+    """Return the mean time of each work, with the GFLOP that its products need where they are given."""
     rows: list[Row] = []
     for name, (work, count) in works.items():
         seconds = []
-        for number in range(len(photos)):
+        for number in range(turns):
             began = time.perf_counter()
             work(number)
             seconds.append(time.perf_counter() - began)
@@ -561,7 +599,19 @@ def _loader(photos: list[str], captioner: Captioner) -> ImageLoader:
     return ImageLoader(photos, captioner.transform, batch_size=captioner.engine.encoded_at_once(32), workers=2)
 
 
-SECTIONS = ("limits", "encoder", "folder", "search", "training", "tuning", "start", "growth", "onnx", "parts")
+SECTIONS = (
+    "limits",
+    "encoder",
+    "folder",
+    "search",
+    "training",
+    "tuning",
+    "start",
+    "growth",
+    "onnx",
+    "parts",
+    "pictures",
+)
 
 TEXT = """# Performance
 
@@ -591,7 +641,9 @@ not importing timm.
 
 {onnx}
 
-{parts}"""
+{parts}
+
+{pictures}"""
 
 
 def page(record: Mapping[str, Any]) -> str:
@@ -639,7 +691,8 @@ def page(record: Mapping[str, Any]) -> str:
             + cards.markdown_table(("what", "onnxruntime", "torch", "times"), exported)
         )
     text = TEXT.format(
-        parts=_parts(record),
+        parts=_parts(record) if "parts" in record else "",
+        pictures=_pictures(record) if "pictures" in record else "",
         **record["machine"],
         **machine_limits,
         speed=cards.markdown_table(("what", "ours", "plain", "times the plain", "of the limit"), speed),
@@ -654,11 +707,34 @@ def page(record: Mapping[str, Any]) -> str:
 
 def _parts(record: Mapping[str, Any]) -> str:
     """Write where the time of a photo goes, and how much of it the cores hide behind each other."""
-    found = record.get("parts")
-    if not found:
-        return ""
-    threads, of_a_core = record["machine"]["threads"], record["limits"]["int8"] / record["machine"]["threads"]
-    total = sum(row["ms"] for row in found)
+    found, threads = record["parts"], record["machine"]["threads"]
+    most = threads * 1000 / sum(row["ms"] for row in found)
+    measured = record["folder"][0]["ours"]
+    return (
+        "## Where the time of a photo goes\n\nOn one core, with the default engine. *Of the limit* is as above, with "
+        "all products in eight bits.\n\n"
+        + _shares(record, found, "int8")
+        + f"\n\n{threads} threads that never wait would caption {most:.0f} files a second; "
+        + f"{measured:.0f} were measured."
+    )
+
+
+def _pictures(record: Mapping[str, Any]) -> str:
+    """Write where the time of an image goes when the encoder is trained on files."""
+    found = record["pictures"]
+    return (
+        "## Where the time of a training image goes\n\nOn one core, when the whole encoder of the default is trained "
+        "on crops of files. Threads read them; on a GPU the colours change there.\n\n"
+        + _shares(record, found, "bfloat16")
+        + f"\n\nA core reads {1000 / found[0]['ms']:.0f} crops a second, and trains the encoder on "
+        + f"{1000 / found[-1]['ms']:.1f}."
+    )
+
+
+def _shares(record: Mapping[str, Any], parts: Iterable[Row], precision: str) -> str:
+    """Return a table of the parts of a core's work."""
+    of_a_core = record["limits"][precision] / record["machine"]["threads"]
+    total = sum(row["ms"] for row in parts)
     rows = [
         (
             row["name"],
@@ -666,17 +742,9 @@ def _parts(record: Mapping[str, Any]) -> str:
             f"{100 * row['ms'] / total:.0f} %",
             f"{100 * row['gflop'] / of_a_core / (row['ms'] / 1000):.0f} %" if "gflop" in row else "",
         )
-        for row in found
+        for row in parts
     ]
-    most = threads * 1000 / total
-    measured = record["folder"][0]["ours"]
-    return (
-        "## Where the time of a photo goes\n\nOn one core, with the default engine. *Of the limit* is as above, with "
-        "all products in eight bits.\n\n"
-        + cards.markdown_table(("part", "time", "share", "of the limit"), rows)
-        + f"\n\n{threads} threads that never wait would caption {most:.0f} files a second; "
-        + f"{measured:.0f} were measured."
-    )
+    return cards.markdown_table(("part", "time", "share", "of the limit"), rows)
 
 
 def measure(section: str, photos: list[str], arguments: argparse.Namespace, peers: Mapping[str, Path]) -> Any:
@@ -690,8 +758,8 @@ def measure(section: str, photos: list[str], arguments: argparse.Namespace, peer
         return tuning(rounds)
     if section == "growth":
         return growth(photos, arguments.count)
-    if section == "parts":
-        return parts(photos)
+    if section in ("parts", "pictures"):
+        return {"parts": parts, "pictures": pictures}[section](photos)
     works: dict[str, Callable[[list[str], int], list[Row]]] = {
         "encoder": encoder,
         "folder": folder,

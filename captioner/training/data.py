@@ -38,14 +38,7 @@ def read_data(config: TrainConfig, warn: Callable[[str], object]) -> tuple[Capti
             warn(f"{complaint}, data.strict=true refuses them")
     train, dev = _splits(data, settings, warn)
     if others:
-        more = [
-            (
-                _of_train(other, "train", restval=True),
-                other.split("dev") if {"dev", "val"} & set(other.splits) else None,
-            )
-            for other in others
-        ]
-        train, dev = _merged([(train, dev), *more])
+        train, dev = _merged([(train, dev), *map(_splits_of_another, others)])
     if settings.exclude is not None:
         train = _without(train, settings.exclude)
     if settings.teacher.unlabelled:
