@@ -554,7 +554,7 @@ def pictures(photos: list[str]) -> list[Row]:
     """Time the parts of training the whole default encoder on varied crops of files, on one core."""
     torch.set_num_threads(1)
     captioner = Captioner.from_pretrained(engine="torch", device="cpu")
-    encoder = model_engine(captioner.engine).model.encoder.float().train()
+    encoder = model_engine(captioner.engine, "train").model.encoder.float().train()
     transform, size, turns = encoder.transform, 16, 6
     config, random = AugmentConfig(crop=0.5, colour=0.4, erase=0.5), torch.Generator().manual_seed(0)
     views = [draw_view(config, random) for _ in range(size * turns)]
