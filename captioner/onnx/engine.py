@@ -109,19 +109,19 @@ class OnnxEngine(Engine):
             CheckpointError: the folder is damaged, or onnxruntime is not installed or too old for its graphs.
             ConfigError: the device is neither ``cpu`` nor ``auto``.
         """
-        kind = store.captioner_kind(folder)
+        config, graphs = exported.read(folder)
+        weights = config.get("kind", store.CAPTIONER) == store.CAPTIONER
         if device not in ("auto", "cpu"):
-            other = "the model that it was exported from" if kind == store.ONNX else "the engine torch"
+            other = "the engine torch" if weights else "the model that it was exported from"
             raise ConfigError(
                 f"device {device!r}: onnxruntime runs captioners on the CPU; give cpu or auto, or {other}"
             )
-        graphs = exported.read(folder)
         return cls(
             graphs,
             Vocabulary.load(folder / store.VOCABULARY),
             folder,
-            consensus=Consensus.of(folder, store.read_config(folder, kind)),
-            weights=kind == store.CAPTIONER,
+            consensus=Consensus.of(folder, config),
+            weights=weights,
             threads=threads,
         )
 

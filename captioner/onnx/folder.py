@@ -37,15 +37,18 @@ class Graphs(Settings):
     opset: int = Field(description="version of ONNX's operators")
 
 
-def read(folder: Path) -> Graphs:
-    """Read the config of an exported captioner, or of a model with graphs, and check the files that run it.
+def read(folder: Path) -> tuple[dict[str, Any], Graphs]:
+    """Return the config of an exported captioner, or of a model with graphs, and the description of its graphs.
+
+    The files that run it are checked.
 
     Raises:
         CheckpointError: the config or a file is missing, damaged, or newer than this program.
     """
     log.info("reading the exported captioner in %s", folder)
-    config: dict[str, Any] = store.read_whole(folder, store.captioner_kind(folder), unread=[store.WEIGHTS])
+    kind = store.ONNX if store.kind_of(folder) == store.ONNX else store.CAPTIONER
+    config = store.read_whole(folder, kind, unread=[store.WEIGHTS])
     try:
-        return validate(Graphs, config["graphs"], where=f"{folder / CONFIG}: graphs")
+        return config, validate(Graphs, config["graphs"], where=f"{folder / CONFIG}: graphs")
     except ConfigError as error:
         raise CheckpointError(f"{error}; export the model again") from None
