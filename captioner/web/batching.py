@@ -186,12 +186,12 @@ class Batches:
 
     def _caption(self, batch: Sequence[tuple[_Request, Loaded]]) -> None:
         captioner = self._captioners[batch[0][0].model]
-        at_once = captioner.engine.encoded_at_once(self.size)
+        at_once = captioner.engine.encoded_at_once(len(batch))  # every core gets a part
         good: list[tuple[int, ImageSource, Loaded]] = [
             (position, b"", loaded) for position, (_, loaded) in enumerate(batch)
         ]
         parts = [make_batch(good[i : i + at_once], [], captioner.transform) for i in range(0, len(good), at_once)]
-        groups = captioner.engine.caption(parts, captioner.search, together=-(-self.size // at_once))
+        groups = captioner.engine.caption(parts, captioner.search, together=-(-len(batch) // at_once))
         results = [result for group in groups for result in attach_sources(*group)]
         for (request, _), result in zip(batch, results, strict=True):
             if isinstance(result, ImageError):
