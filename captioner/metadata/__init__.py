@@ -6,16 +6,12 @@ What a person wrote is kept, the compressed image never changes, and a file is r
 from captioner.metadata.authors import Author, Text
 from captioner.metadata.embedded import Outcome, by_language, embed, embedded_texts
 from captioner.metadata.packet import ALT_TEXT, DEFAULT, DESCRIPTION
-from captioner.metadata.sidecars import (
-    RECORD,
+from captioner.metadata.text_sidecars import RECORD, TEXT, TextSidecars, text_file, text_sidecar
+from captioner.metadata.xmp_sidecars import (
     SIDECAR_NAMES,
-    TEXT,
     SidecarName,
-    TextSidecars,
     XmpSidecars,
     sidecar_texts,
-    text_file,
-    text_sidecar,
     texts_of,
     xmp_file,
 )

@@ -69,8 +69,8 @@ def embed(
         image: a JPEG, PNG, WebP or TIFF file.
         captions: a caption, or captions by language tag, of which most programs show the first.
         seen: the file's status when it was captioned, to refuse one that has changed since.
-        beside: the texts of its sidecars (:func:`captioner.metadata.sidecars.sidecar_texts`); a person's counts like
-            one in the file.
+        beside: the texts of its sidecars (:func:`captioner.metadata.xmp_sidecars.sidecar_texts`); a person's counts
+            like one in the file.
         overwrite: also replace what a person wrote.
 
     Raises:

@@ -1,0 +1,134 @@
+"""Captions in XMP files beside images."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Collection, Mapping
+from pathlib import Path
+from typing import Literal, TypeAlias
+
+from captioner.errors import FileError, first_line
+from captioner.metadata.authors import Text, attributed, author_of, mark, plan
+from captioner.metadata.container import MOST_XMP
+from captioner.metadata.embedded import Outcome, by_language, embedded_texts
+from captioner.metadata.packet import ALT_TEXT, DESCRIPTION, Packet, PacketError
+from captioner.metadata.sidecar_files import Folders, check_image, read_file, status_of, write_file
+
+SidecarName: TypeAlias = Literal["photo.jpg.xmp", "photo.xmp"]
+SIDECAR_NAMES: tuple[SidecarName, ...] = ("photo.jpg.xmp", "photo.xmp")
+"""The forms of an XMP sidecar's name, by the example of an image ``photo.jpg``."""
+
+
+class XmpSidecars:
+    """Writes captions into XMP files beside the images, and keeps all else that these say.
+
+    A description that a person has put into the image itself counts as well, because programs read the sidecar first.
+
+    Args:
+        name: the form of the sidecar's name, one of :data:`SIDECAR_NAMES`; by default that of the sidecar which the
+            image has, or else ``photo.jpg.xmp``.
+        overwrite: also replace what a person wrote.
+    """
+
+    def __init__(self, *, name: SidecarName | None = None, overwrite: bool = False) -> None:
+        self._name = name
+        self._overwrite = overwrite
+        self._folders = Folders()
+
+    def path(self, image: str | Path) -> Path:
+        """Return the sidecar of an image."""
+        return _sidecar(Path(image), self._name)
+
+    def write(
+        self, image: str | Path, captions: str | Mapping[str, str], *, seen: os.stat_result | None = None
+    ) -> Outcome:
+        """Write the sidecar of an image.
+
+        Args:
+            image: an image file of any kind.
+            captions: a caption, or captions by language tag, of which most programs show the first.
+            seen: the image's status when it was captioned, to refuse one that has changed since.
+
+        Raises:
+            FileError: it is also that of another image, is damaged, cannot be written, is read-only, a link or has hard
+                links, or another program has changed it or the image meanwhile.
+            ImageError: there is no such image.
+        """
+        image = Path(image)
+        path = self.path(image)
+        wanted = by_language(captions)
+        if not wanted:
+            return Outcome(path)
+        present = status_of(path)
+        packet = _packet(path, read_file(path, MOST_XMP + 1) if present is not None else None)
+        others = [*embedded_texts(image), *sidecar_texts(image, without=path)]
+        decision = plan(packet, wanted, others, overwrite=self._overwrite)
+        if decision.texts:
+            self._folders.claim(path, image)
+            check_image(image, seen)
+            write_file(path, packet.edited(decision.texts, decision.marks), present)
+        return Outcome(path, tuple(decision.texts), decision.kept)
+
+
+def xmp_file(captions: Mapping[str, str], *, edited: Collection[str] = ()) -> bytes:
+    """Return the XMP sidecar of an image without other metadata, as :class:`XmpSidecars` writes it.
+
+    Args:
+        captions: by language tag, at least one that is not blank; most programs show the first.
+        edited: languages whose caption a person has edited; it is recorded as written by that person.
+    """
+    packet, wanted = Packet(None), by_language(captions)
+    decision = plan(packet, wanted, [], overwrite=False)
+    return packet.edited(decision.texts, decision.marks - {mark(wanted[each]) for each in edited if each in wanted})
+
+
+def texts_of(image: str | Path) -> list[Text]:
+    """Return the captions in an image's metadata, inside its file and in its XMP sidecars.
+
+    Raises:
+        ImageError: there is no such image.
+        FileError: a sidecar is damaged.
+    """
+    return attributed([*embedded_texts(image), *sidecar_texts(image)])
+
+
+def sidecar_texts(image: str | Path, *, without: Path | None = None) -> list[Text]:
+    """Return the captions in the XMP sidecars of an image, of both forms of names.
+
+    Args:
+        image: the image.
+        without: a sidecar to leave out.
+
+    Raises:
+        FileError: a sidecar is damaged.
+    """
+    found = []
+    for path in (_sidecar(Path(image), name) for name in SIDECAR_NAMES):
+        if path == without or not path.is_file():
+            continue
+        packet = _packet(path, read_file(path, MOST_XMP + 1))
+        found += [
+            Text(its_field, language, text, path.name, author_of(text, packet.marks))
+            for its_field in (DESCRIPTION, ALT_TEXT)
+            for language, text in packet.items(its_field)
+            if text.strip()
+        ]
+    return found
+
+
+def _sidecar(image: Path, name: SidecarName | None) -> Path:
+    full, short = image.with_name(f"{image.name}.xmp"), image.with_suffix(".xmp")
+    if name is None:
+        return short if short.exists() and not full.exists() else full
+    return short if name == "photo.xmp" else full
+
+
+def _packet(path: Path, data: bytes | None) -> Packet:
+    if data is not None and not data.strip(b"\0 \t\r\n"):
+        data = None
+    try:
+        if data is not None and len(data) > MOST_XMP:
+            raise PacketError(f"it has more than {MOST_XMP:,} bytes")
+        return Packet(data)
+    except PacketError as error:
+        raise FileError(f"{path}: is a damaged XMP sidecar: {first_line(error)}; repair or remove it") from None
