@@ -1,20 +1,17 @@
 """Files: written completely or not at all, with clear errors of the disk, and read within bounds."""
 
 from captioner.files.atomic import (
-    atomic_edit,
     atomic_folder,
     atomic_path,
-    check_editable,
     check_place,
-    only_one,
-    only_writer,
-    remove_leftovers,
-    same_file,
     temporary_folder,
     write_json,
     write_text,
 )
 from captioner.files.disk import bytes_in, disk_error, free_bytes, place_error, writing
+from captioner.files.edit import atomic_edit, check_editable, same_file
+from captioner.files.hidden import remove_leftovers
+from captioner.files.locks import only_one, only_writer
 from captioner.files.reading import MOST_TEXT, format_of, parse_json, read_json, read_text, sha256
 
 __all__ = [
