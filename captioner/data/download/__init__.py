@@ -16,7 +16,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from captioner.data.download.catalog import Archive
-from captioner.data.download.fetch import Fetch, Monitor, Patience, Progress, Record, StoppedError, Unpacked
+from captioner.data.download.fetch import Fetch, Patience
+from captioner.data.download.monitor import Monitor, Progress, StoppedError
+from captioner.data.download.record import Record, Unpacked
 from captioner.data.download.unpack import ZIP_ERRORS, check_room, choose_members, is_member, size_of, write_member
 from captioner.errors import DownloadError, FileError, first_line
 from captioner.files import writing

@@ -309,7 +309,7 @@ def test_redirects(server: Server, tmp_path: Path) -> None:
 
 
 def test_redirects_do_not_leave_https() -> None:
-    from captioner.data.download.fetch import SafeRedirects
+    from captioner.data.download.request import SafeRedirects
 
     request = urllib.request.Request("https://example.org/set.zip")
     follow = SafeRedirects().redirect_request
