@@ -155,13 +155,12 @@ def _extras() -> Iterator[Finding]:
 
 def _pillow() -> Iterator[Finding]:
     import PIL
-    from PIL import features
 
-    kinds = {"JPEG": "jpg", "PNG": "zlib", "WebP": "webp", "TIFF": "libtiff", "JPEG 2000": "jpg_2000", "AVIF": "avif"}
-    # Older releases lack some of these features, and warn.
-    known = {*features.get_supported_modules(), *features.get_supported_codecs()}
-    reads = [name for name, feature in kinds.items() if feature in known]
-    lacks = [name for name in kinds if name not in reads]
+    from captioner.data.formats import pillow_formats
+
+    formats = pillow_formats()
+    reads = [name for name, found in formats.items() if found]
+    lacks = [name for name, found in formats.items() if not found]
     common = {"JPEG", "PNG"} <= set(reads)
     yield Finding(
         "pillow",

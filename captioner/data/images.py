@@ -8,17 +8,13 @@ from __future__ import annotations
 
 import io
 import logging
-import os
 import re
-import stat
 import warnings
 from collections.abc import Callable
-from functools import cache
-from importlib.util import find_spec
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, TypeAlias, TypeVar
 
-from PIL import Image, ImageOps, features
+from PIL import Image, ImageOps
 
 from captioner import files
 from captioner.data.arrays import from_array, is_array, is_tensor, to_grey
@@ -31,16 +27,16 @@ from captioner.data.decoding_cost import (
     check_tiles,
     jpeg2000_profile,
 )
+from captioner.data.foreign import foreign_reason
+from captioner.data.formats import readable_formats
 from captioner.data.heif import check_coded_sizes, is_heif, open_heif
 from captioner.data.jxl import MAGIC, open_jxl
 from captioner.data.libtiff import kept_messages, read_deep_planes
-from captioner.data.names import shortened_name, why_no_file
-from captioner.data.packed import read_packed
 from captioner.data.pixel_limit import check_size, pixel_limit
 from captioner.data.png import PngWithoutText, may_be_about_text, without_text
 from captioner.data.raw import is_raw, open_raw, raw_size
 from captioner.data.reasons import reason_for
-from captioner.data.streams import CountedBytes, CountedFile
+from captioner.data.sources import name_of, open_source
 from captioner.errors import CaptionerError, ImageError
 
 if TYPE_CHECKING:
@@ -53,44 +49,6 @@ ImageSource: TypeAlias = "str | Path | bytes | Image.Image | np.ndarray[Any, Any
 # Formats that Pillow decodes by itself: EPS would run Ghostscript. TGA is last, since it has no magic number. HEIF,
 # which pi-heif decodes, is recognised by its brand before these are tried.
 _FORMATS = ("JPEG", "PNG", "GIF", "BMP", "DIB", "PPM", "WEBP", "TIFF", "AVIF", "JPEG2000", "ICO", "CUR", "TGA")
-
-# Names of what is read, for people, and what some of it needs: packages, and parts of Pillow.
-_NAMES = {"JPEG": "JPEG", "PNG": "PNG", "WEBP": "WebP", "HEIF": "HEIC", "AVIF": "AVIF", "GIF": "GIF", "TIFF": "TIFF"}
-_NAMES |= {"BMP": "BMP", "JPEG2000": "JPEG 2000", "JXL": "JPEG XL", "RAW": "raw photos of cameras"}
-_NAMES |= {"PPM": "PPM", "TGA": "TGA", "ICO": "ICO", "CUR": "CUR"}
-_PACKAGES = {"HEIF": "pi_heif", "JXL": "pillow_jxl", "RAW": "rawpy"}
-_CODECS = {"JPEG": "jpg", "WEBP": "webp", "AVIF": "avif", "JPEG2000": "jpg_2000"}
-
-_EXPORT, _CONVERT = "cannot be read; export it as PNG or JPEG", "cannot be read; convert it to PNG or JPEG"
-_POSTSCRIPT = "PostScript (EPS) is a program, which Captioner will not run; export it as PNG or JPEG"
-_VIDEO = "this is a video, not an image; save one frame of it as JPEG"
-_LFS = "this is a pointer of Git LFS, not the image itself; fetch that with: git lfs pull"
-_APPLE = "this is a file of macOS metadata, not the image itself; give the file whose name lacks the ._"
-_ARCHIVE = "this is an archive, not an image; unpack it first"
-_FOREIGN: tuple[tuple[int, bytes, str], ...] = (  # (offset, magic bytes there, reason)
-    (0, b"%!PS", _POSTSCRIPT),
-    (0, b"\xc5\xd0\xd3\xc6", _POSTSCRIPT),
-    (0, b"%PDF", "this is a PDF document, not an image; export the page as PNG or JPEG"),
-    (0, b"8BPS", f"Photoshop files {_EXPORT}"),
-    *((4, b"ftyp" + brand, _VIDEO) for brand in (b"mp4", b"iso", b"qt", b"M4V", b"3g", b"MSNV")),
-    *((0, magic, _VIDEO) for magic in (b"FLV\x01", b"\0\0\x01\xba", b"\x1aE\xdf\xa3")),
-    (8, b"AVI LIST", _VIDEO),
-    (0, b"v/1\x01", f"OpenEXR {_CONVERT}"),
-    (0, b"#?R", f"Radiance HDR {_CONVERT}"),
-    (0, b"II\xbc", f"JPEG XR {_CONVERT}"),
-    (0, b"PF\n", f"colour PFM {_CONVERT}"),
-    (0, b"P7\n", f"PAM {_CONVERT}"),
-    (0, b"qoif", f"QOI {_CONVERT}"),
-    (0, b"DDS ", f"DDS textures {_CONVERT}"),
-    (0, b"gimp xcf", f"GIMP files {_EXPORT}"),
-    (0, b"SIMPLE  =", f"FITS {_CONVERT}"),
-    (128, b"DICM", f"DICOM {_EXPORT}"),
-    *((0, magic, _ARCHIVE) for magic in (b"PK\x03\x04", b"\x1f\x8b", b"Rar!\x1a\x07", b"7z\xbc\xaf\x27\x1c")),
-    *((0, magic, _ARCHIVE) for magic in (b"BZh", b"\xfd7zXZ", b"\x28\xb5\x2f\xfd")),
-    (257, b"ustar", _ARCHIVE),
-    (0, b"version https://git-lfs", _LFS),
-    (0, b"\0\x05\x16\x07", _APPLE),
-)
 
 _CHECKS = {"JPEG": check_jpeg, "TIFF": check_tiff, "JPEG2000": check_jpeg2000, "ICO": check_icons, "CUR": check_icons}
 _BMP_HEAD = 1 << 16  # bytes that a BMP may have beside its pixels, which take at most 2 each if compressed
@@ -137,10 +95,10 @@ def load_image(source: ImageSource, *, max_pixels: int | None = None, min_size: 
         ConfigError: the pixel limit is not a whole number above 0.
     """
     limit = pixel_limit(max_pixels)
-    name = _describe(source)
+    name = name_of(source)
     _silence_pillow()
     if not isinstance(source, Image.Image) and not is_tensor(source) and not is_array(source):
-        with _open_stream(source, name) as stream:
+        with open_source(source, name) as stream:
             return _read(stream, name, lambda stream: _decode(stream, name, limit, min_size))
     try:
         image = source if isinstance(source, Image.Image) else from_array(source, name, limit)
@@ -165,23 +123,13 @@ def check_file(source: str | Path | bytes, *, max_pixels: int | None = None) -> 
     Raises:
         ImageError: there is no such file, it is not an image, or it has more pixels than ``max_pixels``.
     """
-    name = _describe(source)
+    name = name_of(source)
     _silence_pillow()
     limit = pixel_limit(max_pixels)
-    with _open_stream(source, name) as stream, kept_messages():
+    with open_source(source, name) as stream, kept_messages():
         if is_raw(name, stream.read(16)):
             return raw_size(stream, name, limit)
         return _read(stream, name, lambda stream: _identify(stream, name, limit)).size
-
-
-@cache
-def readable_formats() -> tuple[str, ...]:
-    """Return the names of the formats that this installation reads, those of most photos first."""
-    return tuple(
-        name
-        for kind, name in _NAMES.items()
-        if (find_spec(_PACKAGES[kind]) if kind in _PACKAGES else features.check(_CODECS.get(kind, "zlib")))
-    )
 
 
 def digest(source: str | Path | bytes) -> str:
@@ -190,59 +138,12 @@ def digest(source: str | Path | bytes) -> str:
     Raises:
         ImageError: the file is missing, empty, or cannot be read.
     """
-    name = _describe(source)
-    with _open_stream(source, name) as stream:
+    name = name_of(source)
+    with open_source(source, name) as stream:
         try:
             return files.sha256(stream)
         except OSError as error:
             raise ImageError(name, reason_for(error, "file")) from error
-
-
-def _describe(source: Any) -> str:
-    if isinstance(source, (str, os.PathLike)):
-        return os.fspath(source)
-    if isinstance(source, (bytes, bytearray, memoryview)):
-        return "<bytes>"
-    if isinstance(source, Image.Image):
-        return str(getattr(source, "filename", "") or f"image of {source.width}x{source.height}, mode {source.mode}")
-    if is_tensor(source) or is_array(source):
-        kind = "tensor" if is_tensor(source) else "array"
-        return f"{kind} of shape {tuple(source.shape)}, dtype {str(source.dtype).removeprefix('torch.')}"
-    return f"object of type {type(source).__name__}"
-
-
-def _open_stream(source: Any, name: str) -> IO[bytes]:
-    """Open a regular file or a buffer; never wait for a pipe or a device."""
-    if isinstance(source, (bytes, bytearray, memoryview)):
-        if not len(source):
-            raise ImageError(name, "there are no bytes in it; give the content of an image file")
-        return CountedBytes(bytes(source), name)
-    if not isinstance(source, (str, os.PathLike)):
-        raise ImageError(name, "not an image; give a file's name or bytes, a Pillow image, an array or a tensor")
-    if (packed := read_packed(name)) is not None:
-        return CountedBytes(packed, name)
-    try:
-        status = os.stat(source)
-        if stat.S_ISDIR(status.st_mode):
-            raise ImageError(name, "this is a folder, not an image; name the images in it")
-        if not stat.S_ISREG(status.st_mode):
-            raise ImageError(name, "this is a pipe, socket or device, not a file; save the image as a file first")
-        if status.st_size == 0:
-            raise ImageError(name, "the file is empty (0 bytes); get a fresh copy of it")
-        return CountedFile(os.fspath(source), name, status.st_size)
-    except FileNotFoundError as error:
-        if reason := why_no_file(name):
-            raise ImageError(shortened_name(name), reason) from error
-        link = " (a link to a file that is gone)" if os.path.islink(source) else ""
-        pattern = ", and none that it matches as a pattern" if any(letter in name for letter in "*?[") else ""
-        raise ImageError(name, f"there is no such file{link}{pattern}; check the name") from error
-    except PermissionError as error:
-        raise ImageError(name, "no permission to read it; ask its owner, or change its permissions") from error
-    except (OSError, ValueError) as error:  # ValueError: a zero byte in the name
-        if reason := why_no_file(name):
-            raise ImageError(shortened_name(name), reason) from error
-        detail = getattr(error, "strerror", None) or error
-        raise ImageError(name, f"cannot be opened ({detail}); check the name") from error
 
 
 def _read(stream: IO[bytes], name: str, read: Callable[[IO[bytes]], T]) -> T:
@@ -337,20 +238,7 @@ def _identify(stream: IO[bytes], name: str, limit: int) -> Image.Image:
                     image.info["icc_profile"] = stream.profile
                 return image
     unknown = f"not an image of a known kind; give one of: {', '.join(readable_formats())}"
-    raise ImageError(name, _foreign(head) or failure or unknown) from cause
-
-
-def _foreign(head: bytes) -> str | None:
-    """Return the reason to refuse a file that begins with ``head`` if its format is known but not readable."""
-    for offset, magic, reason in _FOREIGN:
-        if head.startswith(magic, offset):
-            return reason
-    text = head.lstrip(b"\xef\xbb\xbf \t\r\n").lower()
-    if text.startswith((b"<!doctype html", b"<html")):
-        return "this is a web page, not an image; the download went wrong, fetch it again"
-    if text.startswith(b"<") and b"<svg" in text:
-        return "SVG drawings cannot be read; export it as PNG"
-    return None
+    raise ImageError(name, foreign_reason(head) or failure or unknown) from cause
 
 
 def _clean(image: Image.Image, name: str) -> Image.Image:

@@ -24,7 +24,8 @@ from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 import captioner
 from captioner.caption import Caption
 from captioner.data.addresses import fetch_image
-from captioner.data.images import load_image, readable_formats
+from captioner.data.formats import readable_formats
+from captioner.data.images import load_image
 from captioner.errors import CaptionerError, ImageError
 from captioner.figures import Figure, Style
 from captioner.figures.explorer import data_url, numbers, reduced

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from captioner.data.find import IMAGE_EXTENSIONS
-from captioner.data.images import readable_formats
+from captioner.data.formats import readable_formats
 from captioner.data.raw import RAW_EXTENSIONS, can_read_raw
 from captioner.figures.document import assemble
 from captioner.figures.explorer import HINT, TOUCH_HINT
