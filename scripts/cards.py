@@ -17,18 +17,8 @@ from captioner.encoders.grid import BACKBONES
 from captioner.evaluation.bootstrap import Interval
 from captioner.store import CAPTIONER, DETECTOR, TRANSLATOR, kind_of, read_config, shipped
 from captioner.store import CARD as FILE
-from captioner.store.card import (
-    METRICS,
-    dataset_name,
-    device_of,
-    markdown_table,
-    metadata,
-    runs_of,
-    search_name,
-    stage_lines,
-    stages_of,
-    training_time,
-)
+from captioner.store.card import METRICS, markdown_table, metadata, stage_lines
+from captioner.store.history import dataset_name, device_of, runs_of, search_name, stages_of, training_time
 
 LICENSE = "apache-2.0"  # of the shipped weights
 

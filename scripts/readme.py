@@ -23,7 +23,7 @@ from PIL import Image
 from captioner import Captioner, Translator, files
 from captioner.figures import figure
 from captioner.figures.alignment import Alignment
-from captioner.store.card import device_of
+from captioner.store.history import device_of
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 import cards

@@ -24,7 +24,8 @@ from captioner.benchmark.groups import Group
 from captioner.decoders import DECODERS
 from captioner.evaluation.bootstrap import Difference, Interval
 from captioner.store import FILES, change_about, read_config, shipped
-from captioner.store.card import dataset_name, markdown_table, minutes_by_device, search_name
+from captioner.store.card import markdown_table
+from captioner.store.history import dataset_name, minutes_by_device, search_name
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 import cards
@@ -176,7 +177,7 @@ def with_costs_of(record: Record, before: Record) -> Record:
 
 
 def about_scores(record: Record, name: str) -> Record:
-    """Return the entries of a model's ``about`` that hold its scores; see :mod:`captioner.store.card`."""
+    """Return the entries of a model's ``about`` that hold its scores; see :mod:`captioner.store.history`."""
     entries: Record = {
         "scores": {
             data: {

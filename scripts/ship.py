@@ -29,7 +29,7 @@ from captioner.model import CaptionModel
 from captioner.model.checkpoint import load_model, save_model
 from captioner.onnx.export import add_graphs, training_images
 from captioner.store import CARD, DEFAULT, TRANSLATOR, read_config
-from captioner.store.card import dataset_name, search_name
+from captioner.store.history import dataset_name, search_name
 from captioner.translation.bleu import evaluate_translation
 from captioner.translation.model import TranslationModel, load_translator, save_translator
 

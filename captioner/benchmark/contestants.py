@@ -12,7 +12,7 @@ from captioner import store
 from captioner.benchmark.cache import hash_of, sha256_of
 from captioner.errors import CaptionerError, CheckpointError, EvaluationError
 from captioner.evaluation.results import read_results
-from captioner.store.card import name_of
+from captioner.store.names import name_of
 
 
 @dataclass(frozen=True)

@@ -25,7 +25,7 @@ def run(json: options.Json = False) -> None:
     """
     from captioner import store
     from captioner.errors import CheckpointError
-    from captioner.store import card
+    from captioner.store import history
 
     families = _families()
     models, failures = {}, console.Failures()
@@ -46,7 +46,7 @@ def run(json: options.Json = False) -> None:
             "megabytes": round(sum(file.stat().st_size for file in folder.iterdir()) / 1e6, 1),
             "data": about.get("data"),
             **{unit: about[unit] for unit in ("photos", "pairs") if unit in about},
-            "scores": {result.data: result.scores for result in card.results_of(config)},
+            "scores": {result.data: result.scores for result in history.results_of(config)},
             "folder": str(folder),
         }
     if json:
@@ -112,12 +112,12 @@ def _models(title: str, models: dict[str, dict[str, Any]], metrics: tuple[str, .
     """Return a table of models of one kind, with these metrics on each data set that one of them was scored on."""
     from rich.table import Column
 
-    from captioner.store import card
+    from captioner.store import history
 
     units = {"photos": "images", "pairs": "pairs"}
     scored = list(dict.fromkeys(data for model in models.values() for data in model["scores"]))
     several = len(scored) > 1
-    heads = [f"{card.dataset_name(data)} {metric}" if several else metric for data in scored for metric in metrics]
+    heads = [f"{history.dataset_name(data)} {metric}" if several else metric for data in scored for metric in metrics]
     numbers = (Column(name, justify="right") for name in ("MB", *heads))
     table = console.table(Column(title, no_wrap=True), *numbers, "trained on")
     for name, model in models.items():

@@ -3,11 +3,6 @@
 The first lines are metadata for the hub: the task, the training data and the scores
 (``model-index``). A score is on a card only if it is in the config's ``about``; an export has none, as they were
 measured on the model that it was made from.
-
-``about["scores"]`` of a captioner has the scores of each data set under its short name, such as ``flickr8k``: the
-``split``, the number of ``images``, the ``search``, and ``metrics`` with the ``value`` of each and its 95 % interval
-from ``low`` to ``high``. That of a translator has ``{metric: value}`` for each search, that of a detector
-``{metric: value}``.
 """
 
 from __future__ import annotations
@@ -15,11 +10,20 @@ from __future__ import annotations
 import re
 import textwrap
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from captioner.store.config import CAPTIONER, DETECTOR, ONNX, TRANSLATOR
+from captioner.store.history import (
+    dataset_name,
+    datasets_of,
+    device_of,
+    kind_in,
+    results_of,
+    runs_of,
+    search_name,
+    stages_of,
+    training_time,
+)
 
 METRICS = ("BLEU-1", "BLEU-2", "BLEU-3", "BLEU-4", "METEOR", "ROUGE-L", "CIDEr")
 OBJECTIVES = {
@@ -33,34 +37,9 @@ _TASKS = {
     TRANSLATOR: ("translation", "Translation", "Translator"),
     DETECTOR: ("object-detection", "Object detection", ""),
 }
-_DATASETS = {
-    "flickr8k": "Flickr8k",
-    "flickr30k": "Flickr30k",
-    "coco": "COCO",
-    "multi30k": "Multi30k",
-    "pascal-voc-2012": "Pascal VOC 2012",
-}
 _ENGLISH = {"flickr8k", "flickr30k", "coco"}  # whose captions are in English
 _HUB_METRICS = {"BLEU": "bleu", "METEOR": "meteor", "ROUGE-L": "rouge", "CIDEr": "cider", "chrF": "chrf"}
 _WIDTH = 119
-
-
-@dataclass(frozen=True)
-class Result:
-    """The scores of a model on one data set.
-
-    Attributes:
-        data: short name of the data set, such as ``flickr8k``; names joined by ``+`` if the scores are the means over
-            several; empty if it is not recorded.
-        split: its split.
-        search: the search that wrote the captions or translations; empty for a detector.
-        scores: fractions by metric.
-    """
-
-    data: str
-    split: str
-    search: str
-    scores: dict[str, float]
 
 
 def metadata(config: Mapping[str, Any], name: str, *, license: str | None = None) -> str:
@@ -73,7 +52,7 @@ def metadata(config: Mapping[str, Any], name: str, *, license: str | None = None
     """
     from huggingface_hub import EvalResult, ModelCardData
 
-    kind, model = kind_of(config), config["model"]
+    kind, model = kind_in(config), config["model"]
     task, task_name, _ = _TASKS[kind]
     datasets = datasets_of(config)
     results = [
@@ -117,63 +96,8 @@ def metadata(config: Mapping[str, Any], name: str, *, license: str | None = None
     return str(data.to_yaml())
 
 
-def kind_of(config: Mapping[str, Any]) -> str:
-    """Return the kind of the model that a config describes."""
-    return str(config.get("kind", CAPTIONER))
-
-
 def _hub_metric(metric: str) -> str:
     return _HUB_METRICS.get(metric.split("-")[0] if metric.startswith("BLEU") else metric, metric.split("@")[0].lower())
-
-
-def datasets_of(config: Mapping[str, Any]) -> list[str]:
-    """Return the names of the data that a model was trained on, the one that it was scored on first."""
-    return _short_names(config.get("about", {}).get("data"))
-
-
-def _short_names(text: Any) -> list[str]:
-    """Return the short names of data sets, given their names joined by ``+`` or commas, each once."""
-    names = str(text or "").replace("+", ",").split(",")
-    short = (re.sub(r"[^\w.-]+", "-", name.strip().partition("/")[0].lower()) for name in names)
-    return list(dict.fromkeys(name for name in short if name))
-
-
-def dataset_name(dataset: str) -> str:
-    """Return a data set's name, or several joined by ``+``, as the authors write it, if it is known."""
-    return " and ".join(_DATASETS.get(name, name) for name in dataset.split("+"))
-
-
-def results_of(config: Mapping[str, Any]) -> list[Result]:
-    """Return the recorded scores of a model with its own search, for each data set; an export has none.
-
-    Of a model that was only scored in training, these are the score of the saved epoch and the search that was used
-    there.
-    """
-    about, kind = config.get("about", {}), kind_of(config)
-    scores = about.get("scores") or {}
-    names = _short_names(about.get("dev_data")) or datasets_of(config)[:1]
-    data, split = "+".join(names), about.get("dev", "validation")
-    if kind == ONNX:
-        return []
-    if kind == DETECTOR:
-        return [Result(data, split, "", dict(scores))] if scores else []
-    own = search_name(config["model"]["search"]["width"])
-    if kind == TRANSLATOR and own in scores:
-        return [Result(data, split, own, dict(scores[own]))]
-    if found := [
-        Result(
-            name, each["split"], each["search"], {metric: score["value"] for metric, score in each["metrics"].items()}
-        )
-        for name, each in scores.items()
-        if isinstance(each, dict) and "metrics" in each
-    ]:
-        return found
-    for metric in ("CIDEr", "BLEU"):
-        if (score := about.get(f"dev_{metric.lower()}")) is not None:
-            recipe = about.get("recipe")
-            searched = search_name(recipe["evaluation"]["search"]["width"]) if recipe else "unknown"
-            return [Result(data, split, searched, {metric: score})]
-    return []
 
 
 def default(config: Mapping[str, Any], name: str) -> str:
@@ -184,7 +108,7 @@ def default(config: Mapping[str, Any], name: str) -> str:
         name: of the model: a folder's, or ``user/model``.
     """
     about = config.get("about", {})
-    kind = kind_of(config)
+    kind = kind_in(config)
     where = name if "/" in name else "path/to/this/folder"
     use = {
         "Captioner": f"""    from captioner import Captioner
@@ -233,14 +157,8 @@ def title_of(card: str) -> str:
     return next((line.removeprefix("# ") for line in card.splitlines() if line.startswith("# ")), "")
 
 
-def name_of(folder: str | Path) -> str:
-    """Return the name of a model that is saved in a folder: the folder's, or the run's of a training's ``best``."""
-    folder = Path(folder)
-    return folder.parent.name if folder.name in ("best", "last") and folder.parent.name else folder.name
-
-
 def _summary(config: Mapping[str, Any]) -> str:
-    about, kind, model = config.get("about", {}), kind_of(config), config["model"]
+    about, kind, model = config.get("about", {}), kind_in(config), config["model"]
     if kind == DETECTOR:
         what = f"A Faster R-CNN on {model.get('backbone')} for captioner's region encoder"
     elif kind == TRANSLATOR:
@@ -289,7 +207,7 @@ def _scores(config: Mapping[str, Any]) -> str:
     if not results:
         return "It has not been scored."
     metrics = list(results[0].scores)
-    if kind_of(config) == DETECTOR:
+    if kind_in(config) == DETECTOR:
         row = [f"{100 * value:.1f}" for value in results[0].scores.values()]
         return f"On its validation images, in percent:\n\n{markdown_table(metrics, [row], text_columns=0)}"
     rows = [
@@ -317,46 +235,6 @@ def _recipe(about: Mapping[str, Any]) -> str:
     return "\n".join([*lines, "All settings are in `config.json` under `about`."])
 
 
-def stages_of(about: Mapping[str, Any]) -> list[Mapping[str, Any]]:
-    """Return the records of the stages of a model's training, the first one first."""
-    return [*(stages_of(about["start"]) if about.get("start") else []), about]
-
-
-def runs_of(about: Mapping[str, Any]) -> list[Mapping[str, Any]]:
-    """Return the records of all training runs behind a model, the first one first.
-
-    Those are the runs of its stages, and of the model from which a stage took its encoder.
-    """
-    runs: list[Mapping[str, Any]] = []
-    for stage in stages_of(about):
-        donors = runs_of(stage["encoder_from"]) if stage.get("encoder_from") else []
-        runs += [run for run in (*donors, stage) if run not in runs]
-    return runs
-
-
-def minutes_by_device(about: Mapping[str, Any]) -> dict[str, float]:
-    """Return the minutes of all training runs whose weights a model contains, by :func:`device_of` each run."""
-    minutes: dict[str, float] = {}
-    for run in runs_of(about):
-        minutes[device_of(run)] = minutes.get(device_of(run), 0.0) + run.get("minutes", 0.0)
-    return minutes
-
-
-def training_time(about: Mapping[str, Any]) -> str:
-    """Write :func:`minutes_by_device` as ``265 minutes on two CPU cores and 5 minutes on one NVIDIA H200``."""
-    return " and ".join(f"{minutes:.0f} minutes on {name}" for name, minutes in minutes_by_device(about).items())
-
-
-def device_of(run: Mapping[str, Any]) -> str:
-    """Name the device of a training run and, if they are recorded, how many cores or GPUs it used."""
-    name, count = run.get("device", "cpu"), run.get("devices")
-    if name == "cpu" and count is None:
-        return "a CPU"
-    number = {1: "one", 2: "two", None: "one"}.get(count, str(count))
-    kind = "CPU core" if name == "cpu" else name
-    return f"{number} {kind}" + ("s" if name == "cpu" and count != 1 else "")
-
-
 def stage_lines(stages: Sequence[Mapping[str, Any]], *, scored: bool = True) -> list[str]:
     """Describe each stage of a training run: recipe, time and, if ``scored``, its score during training."""
     lines: list[str] = []
@@ -378,11 +256,6 @@ def stage_lines(stages: Sequence[Mapping[str, Any]], *, scored: bool = True) -> 
     if stages and stages[-1]["recipe"].get("consensus"):
         lines.append(f"{len(lines) + 1}. Consensus: ridge regression of the n-grams in captions of an image.")
     return lines
-
-
-def search_name(width: int) -> str:
-    """Name a search as the tables do."""
-    return "greedy" if width == 1 else f"beam {width}"
 
 
 def markdown_table(head: Sequence[str], rows: Sequence[Sequence[str]], text_columns: int = 1) -> str:

@@ -22,11 +22,12 @@ from captioner.store.config import (
     whole_config,
     write_config,
 )
+from captioner.store.names import name_of
 
 
 def write_card(folder: Path, kind: str, config: Mapping[str, Any], name: str | Path, card: str = "") -> None:
     """Write the card of a model; by default the one that its config makes, with the name of the folder ``name``."""
-    files.write_text(folder / CARD, card or cards.default(whole_config(kind, config), cards.name_of(name)))
+    files.write_text(folder / CARD, card or cards.default(whole_config(kind, config), name_of(name)))
 
 
 def change_about(folder: Path, **entries: Any) -> None:

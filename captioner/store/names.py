@@ -216,3 +216,9 @@ def captioner_kind(folder: Path) -> str:
     kind = ONNX if kind_of(folder) == ONNX else CAPTIONER
     read_config(folder, kind)
     return kind
+
+
+def name_of(folder: str | Path) -> str:
+    """Return the name of a model that is saved in a folder: the folder's, or the run's of a training's ``best``."""
+    folder = Path(folder)
+    return folder.parent.name if folder.name in ("best", "last") and folder.parent.name else folder.name

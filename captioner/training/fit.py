@@ -31,7 +31,7 @@ from captioner.model import CaptionModel
 from captioner.model.checkpoint import load_model, save_model
 from captioner.search.consensus import Consensus
 from captioner.store import VOCABULARY, locate, read_config
-from captioner.store.card import name_of
+from captioner.store.names import name_of
 from captioner.text.vocabulary import Vocabulary, tokenize
 from captioner.training.boxed_words import BoxedWords
 from captioner.training.consensus import fit_consensus, numbered, pooled_features

@@ -34,7 +34,7 @@ from captioner.evaluation.cider import CiderD
 from captioner.machine.processes import ALONE, Processes
 from captioner.settings import Settings
 from captioner.store import ONNX, kind_of
-from captioner.store.card import name_of
+from captioner.store.names import name_of
 from captioner.text.vocabulary import tokenize
 from captioner.training.events import Events
 

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import json
-from pathlib import Path
 from typing import Any
 
 import pytest
 from huggingface_hub import ModelCard
 
-from captioner.store import CAPTIONER, CARD, CONFIG, DETECTOR, ONNX, TRANSLATOR, card, kind_of, shipped
+from captioner.store import CAPTIONER, CARD, CONFIG, DETECTOR, ONNX, TRANSLATOR, card, history, kind_of, shipped
 from tests.hub import TASKS
 
 CONFIGS: dict[str, dict[str, Any]] = {
@@ -131,39 +130,17 @@ def test_a_trained_model_is_described_by_its_training() -> None:
 def test_boxes_and_consensus_are_told() -> None:
     first = STAGE | {"recipe": RECIPE | {"objective": {"name": "cross_entropy", "grounding": 1.0}}}
     last = STAGE | {"recipe": RECIPE | {"consensus": {"rank": 256}}, "start": first}
-    lines = card.stage_lines(card.stages_of(last), scored=False)
+    lines = card.stage_lines(history.stages_of(last), scored=False)
     assert lines[0].startswith("1. Cross-entropy and attention on boxes (Liu et al. 2017), epoch 4")
     assert lines[2] == "3. Consensus: ridge regression of the n-grams in captions of an image."
     assert len(lines) == 3
 
 
-def test_the_minutes_of_a_model_are_those_of_all_runs_whose_weights_it_contains() -> None:
-    """Its own, those it started from, and those of the model whose encoder it took."""
-    donor = STAGE | {"minutes": 100, "devices": 1, "start": STAGE | {"minutes": 30, "devices": 1}}
-    first = STAGE | {"minutes": 5, "devices": 2, "encoder_from": donor}
-    second = STAGE | {"minutes": 7, "devices": 2, "start": first}
-    about = STAGE | {"minutes": 2.6, "device": "NVIDIA H200", "devices": 8, "start": second, "encoder_from": donor}
-    assert [run["minutes"] for run in card.runs_of(about)] == [30, 100, 5, 7, 2.6], "a donor of two runs counts once"
-    took = "130 minutes on one CPU core and 12 minutes on two CPU cores and 3 minutes on 8 NVIDIA H200"
-    assert card.training_time(about) == took
-    text = card.default(CONFIGS[CAPTIONER] | {"about": about}, "run")
-    assert f"All training runs whose weights it contains took {took}." in text.replace("\n", " ")
+def test_a_card_has_the_time_of_all_runs_if_there_are_several() -> None:
+    about = STAGE | {"minutes": 7, "devices": 2, "start": STAGE | {"minutes": 5, "devices": 2}}
+    text = card.default(CONFIGS[CAPTIONER] | {"about": about}, "run").replace("\n", " ")
+    assert "All training runs whose weights it contains took 12 minutes on two CPU cores." in text
     assert "All training runs" not in card.default(CONFIGS[CAPTIONER] | {"about": STAGE}, "run"), "it has one run"
-
-
-@pytest.mark.parametrize(
-    ("run", "name"),
-    [
-        ({}, "a CPU"),
-        ({"device": "cpu"}, "a CPU"),
-        ({"device": "cpu", "devices": 1}, "one CPU core"),
-        ({"device": "cpu", "devices": 16}, "16 CPU cores"),
-        ({"device": "NVIDIA H200"}, "one NVIDIA H200"),
-        ({"device": "NVIDIA H200", "devices": 2}, "two NVIDIA H200"),
-    ],
-)
-def test_a_runs_device_is_named_with_its_cores(run: dict[str, Any], name: str) -> None:
-    assert card.device_of(run) == name
 
 
 def test_an_export_does_not_boast_with_its_models_scores() -> None:
@@ -183,10 +160,3 @@ def test_only_an_own_card_is_renamed() -> None:
     assert card.renamed(" ", config, "ada/x") == card.default(config, "ada/x")
     for theirs in ("# best\n", card.default(config, "best") + "It is mine.\n", "no title"):
         assert card.renamed(theirs, config, "ada/x") == theirs
-
-
-@pytest.mark.parametrize(
-    ("folder", "name"), [("runs/mine/best", "mine"), ("runs/mine/last", "mine"), ("small", "small"), ("best", "best")]
-)
-def test_a_run_gives_its_model_the_name(folder: str, name: str) -> None:
-    assert card.name_of(Path(folder)) == name
