@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Literal, get_args
 import typer
 
 from captioner import files
-from captioner.cli import console, images, options, streams
+from captioner.cli import console, images, options, outputs, streams
 from captioner.errors import CaptionerError, ImageError
 
 if TYPE_CHECKING:
@@ -42,8 +42,8 @@ def run(
         options.output_option(
             "--output",
             "-o",
-            callback=options.writable,
-            help=f"A file ending in {options.endings(_KINDS)}; for several images a folder for their figures.",
+            callback=outputs.writable,
+            help=f"A file ending in {outputs.endings(_KINDS)}; for several images a folder for their figures.",
         ),
     ],
     format: Annotated[
@@ -193,7 +193,7 @@ def _kind(output: Path, given: Kind | None) -> tuple[str, bool]:
         return given or "png", False
     if given is None and named not in _KINDS:
         raise typer.BadParameter(
-            f"{output}: must end in {options.endings(_KINDS)}, or be a folder; or give --format", param_hint="--output"
+            f"{output}: must end in {outputs.endings(_KINDS)}, or be a folder; or give --format", param_hint="--output"
         )
     return given or named, True
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from captioner.cli import console, images, options, streams
+from captioner.cli import console, images, options, outputs, streams
 from captioner.data import rows
 from captioner.errors import CaptionerError, ImageError
 
@@ -58,7 +58,7 @@ def run(
         options.output_option(
             "--output",
             "-o",
-            callback=options.ends_in("jsonl", "csv"),
+            callback=outputs.ends_in("jsonl", "csv"),
             dir_okay=False,
             help="Write to a .jsonl or .csv file instead of the screen, and continue it if an earlier run wrote it.",
         ),
@@ -109,7 +109,7 @@ def run(
     if library is not None and output is None and len(given.paths) == 1 and os.path.isdir(given.paths[0]):
         output = Path(given.paths[0], RECORD)
 
-    options.check_outputs(given.paths, output=output)
+    outputs.check_outputs(given.paths, output=output)
     failures = console.Failures()
     settings, name = search.settings(), options.ensemble(models) or DEFAULT
     prints = json or output is None

@@ -12,7 +12,7 @@ import typer
 from typer.core import TyperGroup
 from typer.main import get_command
 
-from captioner.cli import console, options
+from captioner.cli import console, groups
 from captioner.cli.console import Verbosity
 from captioner.registry import import_code
 
@@ -97,7 +97,7 @@ def load(name: str) -> typer.Typer:
         app: typer.Typer = module.app
     else:
         app = typer.Typer(add_completion=False, rich_markup_mode="rich")
-        app.command(name, epilog=module.EXAMPLES)(options.expand(module.run))
+        app.command(name, epilog=module.EXAMPLES)(groups.expand(module.run))
     return app
 
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from captioner.cli import complete, console, options, streams
+from captioner.cli import complete, console, groups, options, outputs, streams
 from captioner.cli.commands import Group
 
 if TYPE_CHECKING:
@@ -151,7 +151,7 @@ def convert(
             "--output",
             "-o",
             metavar="TARGET",
-            callback=options.writable,
+            callback=outputs.writable,
             help="A folder, which will hold captions and images; or a .jsonl, .csv or .json file, which names the "
             "images where they are; or a .tar file of WebDataset. Nothing is overwritten.",
         ),
@@ -301,6 +301,6 @@ app = typer.Typer(
     rich_markup_mode="rich",
     cls=Group,
 )
-app.command("inspect", epilog=EXAMPLE)(options.expand(inspect))
-app.command("convert", epilog=CONVERT_EXAMPLES)(options.expand(convert))
-app.command("download", epilog=DOWNLOAD_EXAMPLES)(options.expand(download))
+app.command("inspect", epilog=EXAMPLE)(groups.expand(inspect))
+app.command("convert", epilog=CONVERT_EXAMPLES)(groups.expand(convert))
+app.command("download", epilog=DOWNLOAD_EXAMPLES)(groups.expand(download))

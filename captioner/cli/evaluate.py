@@ -11,7 +11,7 @@ from typing import Annotated, Any
 import typer
 
 from captioner import files
-from captioner.cli import complete, console, options, score_report
+from captioner.cli import complete, console, options, outputs, score_report
 from captioner.errors import CaptionerError
 from captioner.machine.packages import require
 
@@ -71,7 +71,7 @@ def run(
     Images that cannot be read are reported on stderr and the rest is scored; the exit code is then 1. Malformed records
     alone do not change it.
     """
-    options.check_outputs(
+    outputs.check_outputs(
         [path], output_captions=output_captions, output_scores=scoring.output_scores, per_image=scoring.per_image
     )
     metrics, settings = options.metrics(scoring.metrics), search.settings()

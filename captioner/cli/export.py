@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from captioner import files
-from captioner.cli import console, options
+from captioner.cli import console, options, outputs
 from captioner.machine.packages import require
 
 EXAMPLES = """Example: captioner export show_attend_tell -o small
@@ -35,7 +35,7 @@ def run(
             "--web",
             metavar="FOLDER",
             file_okay=False,
-            callback=options.writable,
+            callback=outputs.writable,
             help="Instead, write a page that captions in the visitor's browser: a folder for any web host. The first "
             "time, onnxruntime-web is downloaded from npm, 31 MB, and kept in the user's cache.",
             show_default=False,

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from captioner import files
-from captioner.cli import complete, console, options, streams
+from captioner.cli import complete, console, options, outputs, streams
 from captioner.errors import CaptionerError
 
 if TYPE_CHECKING:
@@ -53,7 +53,7 @@ def run(
         options.output_option(
             "--output",
             "-o",
-            callback=options.ends_in("html"),
+            callback=outputs.ends_in("html"),
             dir_okay=False,
             help="Also write a contact sheet of these photos, an .html file that loads nothing.",
         ),
@@ -96,7 +96,7 @@ def run(
     (located, *others) = store.locate_captioners(model)
     if others:
         raise typer.BadParameter("an ensemble cannot find photos; give one model", param_hint="--model")
-    options.check_outputs([*(captions or ()), *([index] if index else ())], output=output)
+    outputs.check_outputs([*(captions or ()), *([index] if index else ())], output=output)
     failures = console.Failures()
     load = cache(partial(_load, located, device=device, engine=engine))
     found = find_images([folder], recursive=recursive, on_empty=failures)

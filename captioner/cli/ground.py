@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from captioner.cli import console, options, score_report
+from captioner.cli import console, options, outputs, score_report
 
 EXAMPLES = """Example: captioner ground show_attend_tell captions_val2017.json instances_val2017.json
 
@@ -45,7 +45,7 @@ def run(
     Images that cannot be read are reported on stderr and left out; the exit code is then 1. Malformed records alone do
     not change it.
     """
-    options.check_outputs([path, boxes], output_scores=output.output_scores)
+    outputs.check_outputs([path, boxes], output_scores=output.output_scores)
     settings = search.settings()
     console.note(f"comparing the attention of {model} with {boxes}")
     from captioner import store

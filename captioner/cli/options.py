@@ -1,58 +1,27 @@
 """Options that several commands share, in groups, and checks of their values.
 
-A group is a dataclass with one field for each option. A command takes the whole group as one parameter, and
-:func:`expand` gives typer the single options.
+A group is a dataclass with one field for each option; see :mod:`captioner.cli.groups`.
 """
 
 from __future__ import annotations
 
 import functools
-import gc
-import inspect
-import os
 import re
-from collections.abc import Callable, Iterable, Sequence
-from contextlib import suppress
-from dataclasses import asdict, dataclass, is_dataclass
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
 from enum import Enum
-from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from captioner import files
 from captioner.cli import complete, console
-from captioner.errors import CaptionerError, FileError
+from captioner.cli.outputs import ends_in, writable
 
 if TYPE_CHECKING:
     from captioner.collection.library import Library
     from captioner.data.dataset import CaptionData
     from captioner.translation.translator import Translator
-
-
-def expand(command: Callable[..., None]) -> Callable[..., None]:
-    """Return a command that takes the options of its groups as single parameters."""
-    given = inspect.signature(command, eval_str=True).parameters.values()
-    groups: dict[str, Any] = {each.name: each.annotation for each in given if is_dataclass(each.annotation)}
-    options = {name: inspect.signature(group, eval_str=True).parameters for name, group in groups.items()}
-    parameters = chain.from_iterable(options[each.name].values() if each.name in groups else [each] for each in given)
-
-    @functools.wraps(command)
-    def run(**values: Any) -> None:
-        if not gc.isenabled():  # see captioner.__main__
-            gc.freeze()
-            gc.enable()
-        for name, group in groups.items():
-            values[name] = group(**{option: values.pop(option) for option in options[name]})
-        command(**values)
-
-    # typer keeps the line breaks of a docstring in the terminal, where they fall in the middle of a line.
-    run.__doc__ = re.sub(r"(?<!\n)\n(?!\n)", " ", inspect.getdoc(command) or "")
-    run.__signature__ = inspect.Signature(  # type: ignore[attr-defined]
-        [parameter.replace(kind=inspect.Parameter.KEYWORD_ONLY) for parameter in parameters]
-    )
-    return run
 
 
 # Kinds of options, each with the title of its group in --help.
@@ -70,39 +39,8 @@ def _device(name: str) -> str:
     return name
 
 
-def writable(path: Path | None) -> Path | None:
-    """Check, before any work is done, that the file or folder of an option can be written; a callback of options.
-
-    Raises:
-        typer.BadParameter: it cannot.
-    """
-    if path is not None:
-        try:
-            files.check_place(path)
-        except FileError as error:
-            raise typer.BadParameter(str(error)) from None
-    return path
-
-
 output_file = functools.partial(output_option, dir_okay=False, callback=writable)
 output_folder = functools.partial(output_option, "--output", "-o", file_okay=False, callback=writable)
-
-
-def endings(formats: Sequence[str]) -> str:
-    """Return the endings of formats for a sentence: ``.json or .csv``."""
-    *most, last = (f".{format}" for format in formats)
-    return f"{', '.join(most)} or {last}"
-
-
-def ends_in(*formats: str) -> Callable[[Path | None], Path | None]:
-    """Return a callback that checks the format in an output file's name, and that the file can be written."""
-
-    def check(path: Path | None) -> Path | None:
-        if path is not None and files.format_of(path) not in formats:
-            raise typer.BadParameter(f"{path}: the name must end in {endings(formats)}")
-        return writable(path)
-
-    return check
 
 
 Device = Annotated[
@@ -391,26 +329,6 @@ def refuse(why: str, **given: object) -> None:
     for name, value in given.items():
         if value:
             raise typer.BadParameter(why, param_hint=f"--{name.replace('_', '-')}")
-
-
-def check_outputs(inputs: Iterable[str | Path], **outputs: Path | None) -> None:
-    """Check that no output file, named by its parameter, would overwrite an input or another output.
-
-    Raises:
-        CaptionerError: an output is one of the inputs.
-        typer.BadParameter: two outputs are the same.
-    """
-    written: dict[str, str] = {}
-    for name, path in outputs.items():
-        if path is None:
-            continue
-        for given in inputs:
-            with suppress(OSError, ValueError):
-                if os.path.samefile(path, given):
-                    raise CaptionerError(f"{path}: is also an input, which would be overwritten; give another name")
-        option = f"--{name.replace('_', '-')}"
-        if (other := written.setdefault(os.path.realpath(path), option)) != option:
-            raise typer.BadParameter(f"{path} is that of {other} too; give another", param_hint=option)
 
 
 def check_recipe(name_or_path: str, changes: Sequence[str]) -> None:

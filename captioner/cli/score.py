@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from captioner.cli import options, score_report
+from captioner.cli import options, outputs, score_report
 
 EXAMPLES = """Example: captioner score results.json dataset_coco.json --split test
 
@@ -30,7 +30,7 @@ def run(
     Captions of unknown images and images without a caption are reported on stderr and the rest is scored; the exit code
     is then 1. Malformed records alone do not change it.
     """
-    options.check_outputs([captions, path], output_scores=scoring.output_scores, per_image=scoring.per_image)
+    outputs.check_outputs([captions, path], output_scores=scoring.output_scores, per_image=scoring.per_image)
     metrics = options.metrics(scoring.metrics)
     from captioner.evaluation.metrics import usable_families
 

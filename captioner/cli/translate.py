@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from captioner import files
-from captioner.cli import complete, console, options, streams
+from captioner.cli import complete, console, options, outputs, streams
 from captioner.errors import CaptionerError
 
 if TYPE_CHECKING:
@@ -60,9 +60,9 @@ def run(
             "--output",
             "-o",
             dir_okay=False,
-            callback=options.ends_in(*_KINDS),
+            callback=outputs.ends_in(*_KINDS),
             help="Write the alignment, the attention between words, to a file ending in "
-            f"{options.endings(_KINDS)}. Only html and json hold several sentences.",
+            f"{outputs.endings(_KINDS)}. Only html and json hold several sentences.",
         ),
     ] = None,
     search: options.NBest,
@@ -94,7 +94,7 @@ def run(
     if output:
         from captioner.data.mark import check_replaceable
 
-        options.check_outputs([text], output=output)
+        outputs.check_outputs([text], output=output)
         check_replaceable(output)
     failures = console.Failures()
     with ExitStack() as stack:
