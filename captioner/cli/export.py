@@ -9,7 +9,6 @@ import typer
 
 from captioner import files
 from captioner.cli import console, options, outputs
-from captioner.machine.packages import require
 
 EXAMPLES = """Example: captioner export show_attend_tell -o small
 
@@ -99,7 +98,6 @@ def run(
 
 def _export(model: str, output: Path, images: list[str] | None, calibrate: Path | None) -> str:
     """Export to a folder, and return how the graphs compare with the model."""
-    require("an export", "onnx", "onnxscript")
     from captioner import store
     from captioner.data.find import find_images
     from captioner.data.images import check_file
