@@ -74,7 +74,7 @@ def link(images: Sequence[CaptionedImage], folder: Path) -> list[Path]:
 
 def by_texts(index: PhotoIndex, folder: Path, sentence: str) -> list[Path]:
     """Return the ten photos whose texts match best."""
-    found = index.matches(tokenize(sentence))
+    found = index.texts.matches(tokenize(sentence))
     return [folder / os.fsdecode(name) for name in sorted(found, key=lambda name: -found[name])[: RANKS[-1]]]
 
 

@@ -107,9 +107,9 @@ class Finder:
             return []
         unknown = self.unknown(sentence)
         known = [word for word in words if word not in unknown]
-        bm25 = self._index.matches(words, own=False)
+        bm25 = self._index.texts.matches(words, own=False)
         score = BM25_WEIGHT * np.array([bm25.get(name, 0.0) for name in self._names])
-        having = [self._index.matches([word]) for word in dict.fromkeys(unknown)]
+        having = [self._index.texts.matches([word]) for word in dict.fromkeys(unknown)]
         named = np.array([sum(name in each for each in having) for name in self._names])
         chosen = np.flatnonzero(named)
         if known:
@@ -123,7 +123,7 @@ class Finder:
         return [self._hit(self._names[row], score[row]) for row in best]
 
     def _hit(self, name: bytes, score: float) -> Hit:
-        return Hit(self._index.folder / os.fsdecode(name), float(score), self._index.text(name))
+        return Hit(self._index.folder / os.fsdecode(name), float(score), self._index.texts.of(name))
 
     def _agreement(self, numbers: list[int]) -> Array:
         consensus = self._captioner.engine.consensus

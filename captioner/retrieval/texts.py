@@ -33,6 +33,14 @@ class Texts(NamedTuple):
     own: str = ""
 
 
+def stamp_of(path: Path) -> str:
+    """Return the size and time of a file, which change with its content; empty if it is not there."""
+    with suppress(OSError, ValueError):
+        status = path.stat()
+        return f"{status.st_size} {status.st_mtime_ns}"
+    return ""
+
+
 def beside(photo: Path) -> tuple[str, Callable[[], Texts]]:
     """Return a stamp of the files that can hold texts of a photo, and a function that reads them.
 
@@ -41,11 +49,8 @@ def beside(photo: Path) -> tuple[str, Callable[[], Texts]]:
     The function raises an :class:`ImageError` if the photo is missing, and a :class:`FileError` if a sidecar is damaged
     or cannot be read.
     """
-    stamps = []
-    for path in (photo, *(sidecars.path(photo) for sidecars in _SIDECARS)):
-        with suppress(OSError, ValueError):
-            status = path.stat()
-            stamps.append(f"{path.suffix} {status.st_size} {status.st_mtime_ns}")
+    paths = (photo, *(sidecars.path(photo) for sidecars in _SIDECARS))
+    stamps = [f"{path.suffix} {stamp}" for path in paths if (stamp := stamp_of(path))]
 
     def read() -> Texts:
         beside = text_sidecar(photo)

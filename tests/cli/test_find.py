@@ -125,7 +125,7 @@ def test_wrong_uses(find, run, model: Path, partner: Path, photos: Path, tmp_pat
     assert several.code == 2 and "give one model" in several.err
     (photos / INDEX).write_bytes(b"notes" * 1000)
     foreign = find("a dog", photos)
-    assert foreign.code == 1 and "no index of captioner" in foreign.err
+    assert foreign.code == 1 and "not an index of captioner" in foreign.err
     assert find("a dog", photos, "--index", tmp_path / "mine.index").code == 0
 
 

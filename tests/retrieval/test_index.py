@@ -127,20 +127,20 @@ def test_texts_are_those_of_sidecars_metadata_and_records(folder: Path, captione
     row = {"image": "elsewhere/photos/green.png", "caption": "A dog runs.", "translation": {"text": "Ein Hund rennt."}}
     record.write_text(json.dumps(row) + "\n")
     with updated(folder, captioner, record) as index:
-        assert index.text(b"red.jpg") == "Anna's bicycle"
-        assert index.text(b"blue.jpg") == "Otto rides"
-        assert index.text(b"green.png") == "A dog runs.\nEin Hund rennt."
-        assert set(index.matches(["running", "ride"])) == {b"blue.jpg", b"green.png"}  # stemmed
-        assert set(index.matches(["hund"])) == {b"green.png"}
-        assert index.matches(['"', "bicycle OR otto"]) == {}
-        assert index.matches([]) == {}
-        assert set(index.matches(["running", "ride"], own=False)) == set()
-        assert set(index.matches(["bicycle", "hund"], own=False)) == {b"red.jpg"}
+        assert index.texts.of(b"red.jpg") == "Anna's bicycle"
+        assert index.texts.of(b"blue.jpg") == "Otto rides"
+        assert index.texts.of(b"green.png") == "A dog runs.\nEin Hund rennt."
+        assert set(index.texts.matches(["running", "ride"])) == {b"blue.jpg", b"green.png"}  # stemmed
+        assert set(index.texts.matches(["hund"])) == {b"green.png"}
+        assert index.texts.matches(['"', "bicycle OR otto"]) == {}
+        assert index.texts.matches([]) == {}
+        assert set(index.texts.matches(["running", "ride"], own=False)) == set()
+        assert set(index.texts.matches(["bicycle", "hund"], own=False)) == {b"red.jpg"}
     (folder / "red.txt").write_text("Otto's bicycle\n")
     record.unlink()
     with updated(folder, None, record) as index:
         assert "cannot be read" in str(index.report.errors[0])  # type: ignore[attr-defined]
-        assert set(index.matches(["otto"])) == {b"blue.jpg", b"red.jpg"} and index.text(b"green.png") == ""
+        assert set(index.texts.matches(["otto"])) == {b"blue.jpg", b"red.jpg"} and index.texts.of(b"green.png") == ""
 
 
 def test_captions_of_photos_that_are_not_searched_stay(folder: Path, captioner: Captioner, tmp_path: Path) -> None:
@@ -152,7 +152,7 @@ def test_captions_of_photos_that_are_not_searched_stay(folder: Path, captioner: 
     with open_index(folder / INDEX, folder) as index:
         index.update([folder / "new.jpg", folder / "red.jpg"], "m", lambda: captioner, records=[record])
     with updated(folder, None, record) as index:
-        assert index.text(b"blue.jpg") == "blue.jpg" and index.text(b"red.jpg") == "red.jpg"
+        assert index.texts.of(b"blue.jpg") == "blue.jpg" and index.texts.of(b"red.jpg") == "red.jpg"
 
 
 def test_bm25_is_that_of_its_paper(folder: Path, captioner: Captioner) -> None:
@@ -160,7 +160,7 @@ def test_bm25_is_that_of_its_paper(folder: Path, captioner: Captioner) -> None:
     for name, text in texts.items():
         (folder / name).with_suffix(".txt").write_text(text)
     with updated(folder, captioner) as index:
-        found = index.matches(["dog"])
+        found = index.texts.matches(["dog"])
     documents = [text.split() for text in texts.values()]
     mean = np.mean([len(words) for words in documents])
     holding = sum("dog" in words for words in documents)
@@ -197,7 +197,7 @@ def test_another_file_is_no_record(tmp_path: Path, text: str) -> None:
 def test_another_file_is_no_index(folder: Path) -> None:
     place = folder / INDEX
     place.write_bytes(b"my own notes, not a database\n" * 100)
-    with pytest.raises(FileError, match="is damaged or no index of captioner"), open_index(place, folder):
+    with pytest.raises(FileError, match="is damaged, or not an index of captioner"), open_index(place, folder):
         pass
     assert place.read_bytes().startswith(b"my own notes")
     place.unlink()

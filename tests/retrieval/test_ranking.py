@@ -90,7 +90,7 @@ def test_the_score_is_that_of_the_equation(index: PhotoIndex, captioner: Caption
         codes = engine.consensus.codes(np.stack([each.mean(0) for each in places]))
         agreements = [engine.consensus.agreements(code, [caption[1:-1]])[0] for code in codes]
         assert len({round(each, 5) for each in agreements}) == 4
-    texts = index.matches(["a", "dog", "runs", "on", "grass"])
+    texts = index.texts.matches(["a", "dog", "runs", "on", "grass"])
     assert texts.keys() == {b"red.jpg"}
     length = len(caption) - 1
     expected = {
