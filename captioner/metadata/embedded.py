@@ -15,8 +15,9 @@ from captioner.metadata.authors import Text, author_of, plan
 from captioner.metadata.container import MOST_XMP, Container, Piece
 from captioner.metadata.ifd import exif_descriptions
 from captioner.metadata.jpeg import Jpeg
-from captioner.metadata.packet import ALT_TEXT, DEFAULT, DESCRIPTION, Packet, PacketError, without_controls
+from captioner.metadata.packet import ALT_TEXT, DEFAULT, DESCRIPTION, Packet, without_controls
 from captioner.metadata.png import Png
+from captioner.metadata.rdf import PacketError
 from captioner.metadata.source import Source
 from captioner.metadata.tiff import Tiff
 from captioner.metadata.webp import WebP

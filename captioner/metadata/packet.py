@@ -1,4 +1,4 @@
-"""XMP packets: RDF in XML (ISO 16684-1), read for captions and edited in place.
+"""XMP packets (ISO 16684-1), read for captions and edited in place.
 
 A packet belongs to several programs, each with its own namespaces, order and form. It is therefore not written anew
 from a tree: the bytes of a caption are replaced, and all other bytes remain.
@@ -8,26 +8,23 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
-from typing import Any, TypeAlias
-from xml.parsers import expat
+from typing import TypeAlias
 from xml.sax.saxutils import escape
 
-from captioner.errors import first_line
+from captioner.metadata.rdf import RDF, Name, Node, parse
 
 DESCRIPTION, ALT_TEXT = "dc:description", "Iptc4xmpCore:AltTextAccessibility"
 DEFAULT = "x-default"
 """The language tag of text in no named language, which most programs show."""
 
-_Name: TypeAlias = tuple[str, str]  # namespace and local name
 _Edit: TypeAlias = tuple[int, int, bytes]  # from where to where in the packet, and the new bytes
 
-_RDF, _DC = "http://www.w3.org/1999/02/22-rdf-syntax-ns#", "http://purl.org/dc/elements/1.1/"
-_IPTC, _TIFF = "http://iptc.org/std/Iptc4xmpCore/1.0/xmlns/", "http://ns.adobe.com/tiff/1.0/"
+_DC, _TIFF = "http://purl.org/dc/elements/1.1/", "http://ns.adobe.com/tiff/1.0/"
+_IPTC = "http://iptc.org/std/Iptc4xmpCore/1.0/xmlns/"
 _OURS = "urn:uuid:d23e41e5-1f59-445d-b54d-aeb3745f6067#"
-_PREFIXES = {_RDF: "rdf", _DC: "dc", _IPTC: "Iptc4xmpCore", _OURS: "captioner"}
+_PREFIXES = {RDF: "rdf", _DC: "dc", _IPTC: "Iptc4xmpCore", _OURS: "captioner"}
 
-_ABOUT, _LANGUAGE = (_RDF, "about"), ("http://www.w3.org/XML/1998/namespace", "lang")
+_ABOUT, _LANGUAGE = (RDF, "about"), ("http://www.w3.org/XML/1998/namespace", "lang")
 _MARKS = (_OURS, "written")
 _WRITTEN = {DESCRIPTION: (_DC, "description"), ALT_TEXT: (_IPTC, "AltTextAccessibility")}
 _READ = {
@@ -36,12 +33,10 @@ _READ = {
 }
 _PROPERTIES = {_MARKS, *(name for names in _READ.values() for name in names)}
 
-_TAG = re.compile(rb"""<(?:[^<>"']|"[^"]*"|'[^']*')*>""")
 _ATTRIBUTE = re.compile(rb"""\s+([^\s=]+)\s*=\s*("[^"]*"|'[^']*')""")
 _NOT_XML = re.compile("[^\t\n\u0020-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 _BLANK = b"\0 \t\r\n"
 _BYTE_ORDER_MARK = b"\xef\xbb\xbf"
-_MOST_NODES, _MOST_DEPTH = 1 << 16, 100
 
 _EMPTY = (
     b'<?xpacket begin="\xef\xbb\xbf" id="W5M0MpCehiHzreSzNTczkc9d"?>\n'
@@ -50,44 +45,6 @@ _EMPTY = (
     b" </rdf:RDF>\n"
     b'</x:xmpmeta>\n<?xpacket end="w"?>\n'
 )
-
-
-class PacketError(ValueError):
-    """An XMP packet that cannot be read; the message is a reason without a file's name."""
-
-
-@dataclass
-class _Node:
-    """An element that matters, with the positions of its tags in the packet.
-
-    Attributes:
-        name: of the element.
-        attributes: values by name.
-        qualified: the names of the attributes as they stand in the packet, with prefixes.
-        start: position of its first tag.
-        inside: position after its first tag; ``end`` if that is its only one.
-        closing: position of its last tag; ``end`` if it has none.
-        end: position after it.
-        children: the elements inside that matter.
-        others: number of the other elements inside.
-        text: parts of its own text, without that of its children.
-    """
-
-    name: _Name
-    attributes: dict[_Name, str]
-    qualified: dict[_Name, str]
-    start: int
-    inside: int = 0
-    closing: int = 0
-    end: int = 0
-    children: list[_Node] = field(default_factory=list)
-    others: int = 0
-    text: list[str] = field(default_factory=list)
-
-    @property
-    def all_text(self) -> str:
-        """The text of the element and of those inside it."""
-        return "".join(self.text) + "".join(child.all_text for child in self.children)
 
 
 class Packet:
@@ -108,7 +65,7 @@ class Packet:
         whole = _EMPTY if data is None else data
         self._data = whole.strip(_BLANK).removeprefix(_BYTE_ORDER_MARK).lstrip(_BLANK)
         self._before, _, self._after = whole.partition(self._data) if self._data else (whole, b"", b"")
-        self._rdf = _Parser(self._data).rdf
+        self._rdf = parse(self._data, _PROPERTIES)
         marks = [each.all_text for each in self._properties(_MARKS)]
         marks += [block.attributes.get(_MARKS, "") for block in self._rdf.children]
         self.marks = frozenset(" ".join(marks).split())
@@ -124,15 +81,15 @@ class Packet:
         """Return the texts of the property that :meth:`edited` writes, by language in lower case."""
         return {language.lower(): text for language, text in self._items(_WRITTEN[wanted]) if text.strip()}
 
-    def _properties(self, name: _Name) -> list[_Node]:
+    def _properties(self, name: Name) -> list[Node]:
         return [each for block in self._rdf.children for each in block.children if each.name == name]
 
-    def _items(self, name: _Name) -> Iterator[tuple[str, str]]:
+    def _items(self, name: Name) -> Iterator[tuple[str, str]]:
         for block in self._rdf.children:
             if name in block.attributes:
                 yield DEFAULT, block.attributes[name]
         for each in self._properties(name):
-            arrays = [child for child in each.children if child.name in ((_RDF, "Alt"), (_RDF, "Bag"), (_RDF, "Seq"))]
+            arrays = [child for child in each.children if child.name in ((RDF, "Alt"), (RDF, "Bag"), (RDF, "Seq"))]
             for item in [item for array in arrays for item in array.children] or [each]:
                 yield item.attributes.get(_LANGUAGE, DEFAULT), item.all_text
 
@@ -174,7 +131,7 @@ class Packet:
             data = data[:start] + inserted + data[end:]
         return self._before + _padded(data, len(self._data)) + self._after
 
-    def _plain_alternatives(self, name: _Name) -> _Node | None:
+    def _plain_alternatives(self, name: Name) -> Node | None:
         """Return the rdf:Alt of a property that occurs once and consists of plain items, one per language."""
         found = self._properties(name)
         if len(found) != 1 or len(found[0].children) != 1 or any(name in b.attributes for b in self._rdf.children):
@@ -182,13 +139,13 @@ class Packet:
         alternatives = found[0].children[0]
         items = alternatives.children
         languages = {item.attributes.get(_LANGUAGE, DEFAULT).lower() for item in items}
-        plain = all(item.name == (_RDF, "li") and not item.children and item.inside < item.end for item in items)
+        plain = all(item.name == (RDF, "li") and not item.children and item.inside < item.end for item in items)
         one_each = len(languages) == len(items)
         # Items are added with this prefix.
         whole = self._data.startswith(b"<rdf:Alt", alternatives.start) and alternatives.inside < alternatives.end
         return alternatives if whole and plain and one_each else None
 
-    def _removal(self, name: _Name) -> list[_Edit]:
+    def _removal(self, name: Name) -> list[_Edit]:
         """Return the edits that remove a property, and each block that holds nothing else."""
         edits: list[_Edit] = []
         for block in self._rdf.children:
@@ -224,7 +181,7 @@ class Packet:
         return rdf.end - 2, rdf.end, b">" + block + b"</" + element + b">"
 
 
-def _edited_alternatives(alternatives: _Node, texts: Mapping[str, str]) -> list[_Edit]:
+def _edited_alternatives(alternatives: Node, texts: Mapping[str, str]) -> list[_Edit]:
     """Return the edits of an rdf:Alt that replace the items of some languages, or add them."""
     items = {item.attributes.get(_LANGUAGE, DEFAULT).lower(): item for item in alternatives.children}
     edits: list[_Edit] = []
@@ -239,7 +196,7 @@ def _edited_alternatives(alternatives: _Node, texts: Mapping[str, str]) -> list[
     return edits
 
 
-def _element(name: _Name, content: str) -> str:
+def _element(name: Name, content: str) -> str:
     tag = f"{_PREFIXES[name[0]]}:{name[1]}"
     return f"<{tag}>{content}</{tag}>"
 
@@ -266,99 +223,3 @@ def _padded(data: bytes, size: int) -> bytes:
         return data
     padding = max(end - start + size - len(data), 1)
     return data[:start] + b" " * (padding - 1) + b"\n" + data[end:]
-
-
-class _Parser:
-    """Finds the elements of a packet that matter: rdf:RDF, its blocks, and their properties that hold captions.
-
-    Attributes:
-        rdf: the element rdf:RDF.
-    """
-
-    rdf: _Node
-
-    def __init__(self, data: bytes) -> None:
-        self._data = data
-        self._root: _Node | None = None
-        self._open: list[_Node | None] = []  # ``None`` for elements that do not matter
-        self._count = 0
-        parser: Any = expat.ParserCreate("utf-8", " ")
-        parser.namespace_prefixes = True
-        parser.buffer_text = True
-        parser.XmlDeclHandler = self._declaration
-        parser.StartDoctypeDeclHandler = self._document_type
-        parser.StartElementHandler = self._start
-        parser.EndElementHandler = self._end
-        parser.CharacterDataHandler = self._text
-        self._parser = parser
-        try:
-            parser.Parse(data, True)
-        except expat.ExpatError as error:
-            raise PacketError(f"it is not XML in UTF-8 ({first_line(error)})") from None
-        if self._root is None:
-            raise PacketError("it has no element rdf:RDF")
-        self.rdf = self._root
-
-    def _declaration(self, version: str, encoding: str | None, standalone: int) -> None:
-        if (encoding or "utf-8").lower() != "utf-8":
-            raise PacketError(f"it is encoded as {encoding}, not UTF-8")
-
-    def _document_type(self, *declaration: object) -> None:
-        raise PacketError("it has a document type, which XMP does not have")
-
-    def _matters(self, name: _Name) -> bool:
-        """Return whether an element that begins now is rdf:RDF, one of its blocks, or in a property with captions."""
-        if self._root is None:
-            return name == (_RDF, "RDF")
-        parent = self._open[-1] if self._open else None
-        if parent is None or parent is self._root:
-            return parent is self._root
-        return self._open[-2] is not self._root or name in _PROPERTIES
-
-    def _start(self, name: str, attributes: dict[str, str]) -> None:
-        parent = self._open[-1] if self._open else None
-        if len(self._open) >= _MOST_DEPTH:
-            raise PacketError("its elements are nested too deeply")
-        if not self._matters(_name(name)):
-            if parent is not None:
-                parent.others += 1
-            self._open.append(None)
-            return
-        self._count += 1
-        if self._count > _MOST_NODES:
-            raise PacketError("it has too many blocks or items")
-        start = self._parser.CurrentByteIndex
-        tag = _TAG.match(self._data, start)
-        if tag is None:
-            raise PacketError("one of its tags is damaged")
-        values = {_name(key): value for key, value in attributes.items()}
-        node = _Node(_name(name), values, {_name(key): _qualified(key) for key in attributes}, start, tag.end())
-        if tag[0].endswith(b"/>"):
-            node.closing = node.end = tag.end()
-        if parent is not None:
-            parent.children.append(node)
-        else:
-            self._root = node
-        self._open.append(node)
-
-    def _end(self, name: str) -> None:
-        node = self._open.pop()
-        if node is not None and not node.end:
-            node.closing = self._parser.CurrentByteIndex
-            node.end = self._data.index(b">", node.closing) + 1
-
-    def _text(self, text: str) -> None:
-        if self._open and self._open[-1] is not None:
-            self._open[-1].text.append(text)
-
-
-def _name(name: str) -> _Name:
-    """Split a name as expat gives it, ``namespace local prefix``, or ``local`` outside any namespace."""
-    parts = name.split(" ")
-    return (parts[0], parts[1]) if len(parts) > 1 else ("", name)
-
-
-def _qualified(name: str) -> str:
-    """Return an attribute's name with its prefix, as it stands in the file."""
-    parts = name.split(" ")
-    return f"{parts[2]}:{parts[1]}" if len(parts) > 2 else parts[-1]

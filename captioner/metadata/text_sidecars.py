@@ -43,7 +43,7 @@ class TextSidecars:
     def __init__(self, *, extension: str = ".txt", prefix: str = "", suffix: str = "", overwrite: bool = False) -> None:
         self._extension = "." + extension.removeprefix(".")
         if self._extension.lower() in IMAGE_EXTENSIONS or not self._extension.strip("."):
-            raise ConfigError(f"{extension!r} is no extension of a text file; give one such as .txt or .caption")
+            raise ConfigError(f"{extension!r} is not the extension of a text file; give one such as .txt or .caption")
         self._prefix, self._suffix, self._overwrite = prefix, suffix, overwrite
         self._folders = Folders()
 

@@ -11,7 +11,8 @@ from captioner.errors import FileError, first_line
 from captioner.metadata.authors import Text, attributed, author_of, mark, plan
 from captioner.metadata.container import MOST_XMP
 from captioner.metadata.embedded import Outcome, by_language, embedded_texts
-from captioner.metadata.packet import ALT_TEXT, DESCRIPTION, Packet, PacketError
+from captioner.metadata.packet import ALT_TEXT, DESCRIPTION, Packet
+from captioner.metadata.rdf import PacketError
 from captioner.metadata.sidecar_files import Folders, check_image, read_file, status_of, write_file
 
 SidecarName: TypeAlias = Literal["photo.jpg.xmp", "photo.xmp"]

@@ -9,7 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from captioner.metadata.packet import ALT_TEXT, DEFAULT, DESCRIPTION, Packet, PacketError
+from captioner.metadata.packet import ALT_TEXT, DEFAULT, DESCRIPTION, Packet
+from captioner.metadata.rdf import PacketError
 
 RDF = 'xmlns:rdf="http://www.w3.org/1999/02/22-rdf-syntax-ns#"'
 DC = 'xmlns:dc="http://purl.org/dc/elements/1.1/"'
