@@ -1,11 +1,15 @@
-"""The names of images in a format, and its caption files."""
+"""The names of images in a format, and its files."""
 
 from __future__ import annotations
 
 import csv
+import io
+import json
 import os
 import re
-from collections.abc import Sequence
+import tarfile
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import ExitStack
 from pathlib import Path, PureWindowsPath
 from typing import Any, NamedTuple, TextIO
 
@@ -17,14 +21,13 @@ from captioner.errors import ImageError
 from captioner.text.vocabulary import tokenize
 
 _LINE_BREAK = re.compile(r"\s*[\r\n\v\f\x1c-\x1e\x85\u2028\u2029]\s*")
-
-
 _UNUSABLE = re.compile(r'[\x00-\x1f\ud800-\udfff<>:"/\\|?*]')  # characters that a name cannot have on some system
 _MAGIC = (  # (offset, bytes there, extension)
     *((0, b"\xff\xd8", ".jpg"), (0, b"\x89PNG", ".png"), (0, b"GIF8", ".gif"), (8, b"WEBP", ".webp")),
     *((0, b"BM", ".bmp"), (0, b"II*\0", ".tif"), (0, b"MM\0*", ".tif"), (4, b"jP  ", ".jp2")),
     *((4, b"ftypavif", ".avif"), (4, b"ftyphei", ".heic"), (4, b"ftypmif1", ".heic")),
 )
+_SHARD_BYTES, _SHARD_IMAGES = 1 << 30, 10_000  # in one of WebDataset's tar files
 
 
 class Placed(NamedTuple):
@@ -172,6 +175,40 @@ def write_sidecar(file: Path, captions: Sequence[str]) -> None:
     """Write the text beside an image: a line for each caption."""
     with open(file, "x", encoding="utf-8", newline="") as stream:  # "x": never through a link to an image
         stream.writelines(f"{on_one_line(caption)}\n" for caption in captions)
+
+
+def write_shards(
+    samples: Iterable[tuple[Placed, bytes]], file: Callable[[int], Path], *, several: bool
+) -> list[Placed]:
+    """Write WebDataset's tar files: each image under a number, with its extension, a ``.txt`` and a ``.json``.
+
+    Args:
+        samples: the images and their bytes.
+        file: a tar file by its number, from 0.
+        several: begin another after 1 GB or 10,000 images.
+    """
+    placed: list[Placed] = []
+    archive: tarfile.TarFile | None = None
+    shards = 0
+    with ExitStack() as opened:
+        for (image, name), content in samples:
+            if archive is None or (several and (archive.offset > _SHARD_BYTES or len(placed) % _SHARD_IMAGES == 0)):
+                opened.close()
+                archive = opened.enter_context(tarfile.open(file(shards), "w", format=tarfile.USTAR_FORMAT))
+                shards += 1
+            about = {"image": name, "captions": image.captions, "split": image.split}
+            parts = {
+                os.path.splitext(name)[1].lower(): content,
+                ".txt": "".join(image.captions[:1]).encode(),
+                ".json": json.dumps(about, ensure_ascii=False).encode(),
+            }
+            for extension, data in parts.items():
+                member = tarfile.TarInfo(f"{len(placed):09d}{extension}")
+                member.size = len(data)
+                archive.addfile(member, io.BytesIO(data))
+            archive.members = []  # type: ignore[attr-defined]  # tarfile would keep all members
+            placed.append(Placed(image, name))
+    return placed
 
 
 def on_one_line(caption: str) -> str:

@@ -6,36 +6,32 @@ file. :func:`~captioner.data.annotations.read_captions` reads all of them back.
 
 from __future__ import annotations
 
-import io
-import json
 import os
 import re
 import shutil
-import tarfile
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import ExitStack
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path, PurePosixPath
 
 from captioner import files
-from captioner.data.annotations.json_readers import split_in_name
 from captioner.data.caption_files import (
     Names,
     Placed,
     numbers_in,
-    on_one_line,
     usable_name,
     write_coco,
     write_karpathy,
     write_lines,
     write_metadata,
+    write_shards,
     write_sidecar,
     write_table,
 )
-from captioner.data.dataset import FOLDER_SPLITS, UNDIVIDED, CaptionData, CaptionedImage, split_name
+from captioner.data.dataset import UNDIVIDED, CaptionData, CaptionedImage
 from captioner.data.find import IMAGE_EXTENSIONS
-from captioner.data.packed import is_packed, read_packed
+from captioner.data.lost_in_conversion import lost_in_conversion
+from captioner.data.packed import read_packed
 from captioner.errors import AnnotationError, FileError, ImageError, first_line
 from captioner.registry import suggestion
 
@@ -44,7 +40,6 @@ WRITABLE = ("coco", "karpathy", "jsonl", "csv", "imagefolder", "webdataset", "tx
 
 _ENDINGS = {".jsonl": ("jsonl",), ".csv": ("csv",), ".json": ("karpathy", "coco"), ".tar": ("webdataset",)}  # of files
 _OTHERS = (".parquet", ".txt", ".tsv", ".zip", ".gz")  # endings of files that are not written
-_SHARD_BYTES, _SHARD_IMAGES = 1 << 30, 10_000  # in one of WebDataset's tar files
 
 
 @dataclass(frozen=True)
@@ -117,7 +112,8 @@ def convert(
     target = Path(target)
     format = format_of_target(target, format)
     work = _Work(data, format, copy, progress or (lambda done, total: None))
-    if target.suffix.lower() in _ENDINGS:
+    in_file = target.suffix.lower() in _ENDINGS
+    if in_file:
         with files.atomic_path(target) as temporary:
             placed = work.write_file(temporary, target.parent)
     else:
@@ -125,8 +121,9 @@ def convert(
             placed = work.write_folder(temporary)
     images = tuple(image for image, _ in placed)
     captions = sum(len(image.captions) for image in images)
+    lost = tuple(lost_in_conversion(format, data.splits, placed, target if in_file else None))
     splits = CaptionData(data.name, format, images).splits
-    return Conversion(format, splits, captions, tuple(work.losses(placed, target)), tuple(work.errors))
+    return Conversion(format, splits, captions, lost, tuple(work.errors))
 
 
 @dataclass
@@ -144,7 +141,7 @@ class _Work:
     def write_file(self, file: Path, folder: Path) -> list[Placed]:
         """Write one file; names of images are relative to ``folder``, where it will be."""
         if self.format == "webdataset":
-            return self._check(_write_shards(self._read(self.data.images), lambda number: file, several=False))
+            return self._check(write_shards(self._read(self.data.images), lambda number: file, several=False))
         placed = [Placed(image, _relative(image.path, folder)) for image in self.data.images]
         self._write_captions(file, placed)
         return placed
@@ -157,7 +154,7 @@ class _Work:
             for split in splits:
                 images = [image for image in self.data.images if image.split == split]
                 shard = partial(_shard_path, root, split)
-                placed += _write_shards(self._read(images), shard, several=True)
+                placed += write_shards(self._read(images), shard, several=True)
             return self._check(placed)
         placed = self._check(list(self._place(root)))
         if self.format == "karpathy":
@@ -247,41 +244,6 @@ class _Work:
             raise AnnotationError(f"{self.data.name}: none of its images can be read, the first: {self.errors[0]}")
         return placed
 
-    def losses(self, placed: Sequence[Placed], target: Path) -> Iterator[str]:
-        """Yield what the format does not hold, as sentences."""
-        splits, several = self.data.splits, any(len(image.captions) > 1 for image, _ in placed)
-        in_file, in_tar = target.suffix.lower() in _ENDINGS, self.format == "webdataset"
-        only = split_name(split_in_name(target.stem))  # the split that one file is read back as
-        if in_file and self.format == "coco" and list(splits) != [only]:
-            counts = ", ".join(f"{split} ({count:,})" for split, count in splits.items())
-            yield f"one file of COCO has no splits, here {counts}; a folder has a file for each of them"
-        if in_file and in_tar and len(splits) > 1:
-            yield "other programs read one tar file as one split; a folder has tar files for each of them"
-        if in_file and not in_tar and (inside := sum(is_packed(image.path) for image, _ in placed)):
-            yield f"{inside:,} images stay inside other files, where few programs find them; a folder holds them"
-        renamed = [each for each in placed if PurePosixPath(each.name).name != each.image.path.name]
-        renamed = [] if in_file or in_tar else [each for each in renamed if not is_packed(each.image.path)]
-        if renamed:
-            image, name = renamed[0]
-            yield f"{len(renamed):,} images have other names, unique in their folder, such as {name} for {image.path}"
-        numbered = numbers_in(placed)
-        if numbered and self.format not in ("coco", "karpathy"):
-            yield f"ids such as {placed[0].image.image_id!r} are lost; only coco and karpathy have them"
-        if not numbered and self.format == "coco":
-            yield f"images are numbered from 1, so ids such as {placed[0].image.image_id!r} are lost"
-        odd = [split for split in splits if split not in FOLDER_SPLITS | {UNDIVIDED}]
-        if self.format == "imagefolder" and (odd := [*odd, *({"restval"} & splits.keys())]):
-            yield f"Hugging Face's loader skips the folders {', '.join(odd)}"
-        elif odd and (self.format == "txt" or self.format.startswith(".")):
-            yield f"images of {', '.join(odd)} are read back without a split"
-        if several and in_tar:
-            yield "a .txt has the first of several captions; the .json beside it has all"
-        if self.format == "txt" or self.format.startswith("."):
-            if several:
-                yield "several captions are lines of one file, of which some trainers read only the first"
-            if broken := sum(on_one_line(caption) != caption for image, _ in placed for caption in image.captions):
-                yield f"{broken:,} captions had line breaks, which are spaces now"
-
 
 def _by_split(placed: Iterable[Placed]) -> dict[str, list[Placed]]:
     """Group images by their split; their names become relative to its folder."""
@@ -323,37 +285,3 @@ def _link(source: Path, target: Path) -> None:
 
 def _shard_path(root: Path, split: str, number: int) -> Path:
     return root / f"{usable_name(split)}-{number:06d}.tar"
-
-
-def _write_shards(
-    samples: Iterable[tuple[Placed, bytes]], file: Callable[[int], Path], *, several: bool
-) -> list[Placed]:
-    """Write WebDataset's tar files: each image under a number, with its extension, a ``.txt`` and a ``.json``.
-
-    Args:
-        samples: the images and their bytes.
-        file: a tar file by its number, from 0.
-        several: begin another after 1 GB or 10,000 images.
-    """
-    placed: list[Placed] = []
-    archive: tarfile.TarFile | None = None
-    shards = 0
-    with ExitStack() as opened:
-        for (image, name), content in samples:
-            if archive is None or (several and (archive.offset > _SHARD_BYTES or len(placed) % _SHARD_IMAGES == 0)):
-                opened.close()
-                archive = opened.enter_context(tarfile.open(file(shards), "w", format=tarfile.USTAR_FORMAT))
-                shards += 1
-            about = {"image": name, "captions": image.captions, "split": image.split}
-            parts = {
-                os.path.splitext(name)[1].lower(): content,
-                ".txt": "".join(image.captions[:1]).encode(),
-                ".json": json.dumps(about, ensure_ascii=False).encode(),
-            }
-            for extension, data in parts.items():
-                member = tarfile.TarInfo(f"{len(placed):09d}{extension}")
-                member.size = len(data)
-                archive.addfile(member, io.BytesIO(data))
-            archive.members = []  # type: ignore[attr-defined]  # tarfile would keep all members
-            placed.append(Placed(image, name))
-    return placed

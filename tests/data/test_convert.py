@@ -188,7 +188,7 @@ def test_the_members_of_webdataset(tmp_path: Path) -> None:
 
 def test_a_tar_file_ends_at_its_limit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     data = data_in(tmp_path / "source", splits=("train",) * 4)
-    monkeypatch.setattr("captioner.data.convert._SHARD_IMAGES", 3)
+    monkeypatch.setattr("captioner.data.caption_files._SHARD_IMAGES", 3)
     convert(data, tmp_path / "target", format="webdataset")
     assert len(list((tmp_path / "target").iterdir())) == 2
     assert contents(read_captions(tmp_path / "target", strict=True)) == contents(data)
