@@ -38,8 +38,9 @@ from captioner.training.consensus import fit_consensus, numbered, pooled_feature
 from captioner.training.data import check_coverage, read_data, with_features
 from captioner.training.events import Events
 from captioner.training.initial_model import build_model, stages_to_train
-from captioner.training.loop import BatchLoss, Loop
+from captioner.training.loop import Loop
 from captioner.training.objective import OBJECTIVES
+from captioner.training.optimisation import BatchLoss
 from captioner.training.recipe import ENOUGH, TrainConfig, load_config
 from captioner.training.resume import alone
 from captioner.training.state import STATE, data_hash, holds

@@ -5,10 +5,9 @@ and what its loggers write. A run that was killed at any moment and is resumed o
 with the same bits as an uninterrupted run. A resumed run may have more epochs or patience, even if it was finished;
 :mod:`captioner.training.resume` refuses other changes.
 
-Under ``torchrun`` several processes share every batch, and their gradients are averaged before each optimiser step.
-DistributedDataParallel cannot do this: it supports one ``forward`` call per step, while objectives also call a
-decoder's refiner and its single steps. The means of a process are weighted by the size of its part, so losses and
-weights equal those of one process with the same batches.
+Under ``torchrun`` several processes share every batch, and their gradients are averaged before each optimiser step. The
+means of a process are weighted by the size of its part, so losses and weights equal those of one process with the same
+batches.
 """
 
 from __future__ import annotations
@@ -17,26 +16,27 @@ import logging
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
-from dataclasses import replace
+from functools import partial
 from itertools import islice
 from pathlib import Path
-from typing import Any, ClassVar, Generic, NamedTuple, Protocol, TypeVar
+from typing import Any, ClassVar, Generic, Protocol, TypeVar
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from captioner import files, store
-from captioner.data.batches import Captions, Weights, prefetch
-from captioner.errors import CheckpointError, ConfigError, FileError
-from captioner.machine.backend import choose_device, device_name, fast_dtype
+from captioner.data.batches import Captions, prefetch
+from captioner.errors import CheckpointError, FileError
+from captioner.machine.backend import choose_device, device_name
 from captioner.machine.packages import require
 from captioner.machine.processes import Processes
 from captioner.machine.randomness import generator_states
 from captioner.training.events import SILENT, Events
 from captioner.training.log import Log
 from captioner.training.objective import Objective
+from captioner.training.optimisation import BatchLoss, Gradients, start_fabric
 from captioner.training.recipe import RunConfig
-from captioner.training.resume import changed_settings, check_output, fixed_settings
+from captioner.training.resume import changed_settings, check_data, check_output, fixed_settings
 from captioner.training.schedule import learning_rate_factor
 from captioner.training.state import STATE, RunProgress, load_state, save_state
 
@@ -53,20 +53,6 @@ class Captioned(Protocol):
 
 B = TypeVar("B", bound=Captioned)
 CONFIG = "config.json"
-
-
-class BatchLoss(NamedTuple):
-    """The loss and metrics of a batch.
-
-    Attributes:
-        loss: scalar to minimise.
-        metrics: scalars to log; the first is reported with the progress.
-        units: number of the loop's units in the batch, for the speed.
-    """
-
-    loss: Tensor
-    metrics: dict[str, Tensor]
-    units: int
 
 
 class Loop(ABC, Generic[B]):
@@ -101,34 +87,15 @@ class Loop(ABC, Generic[B]):
 
     def __init__(self, config: RunConfig, *, resume: bool, events: Events) -> None:
         require("training", "lightning_fabric")
-        from lightning_fabric import Fabric
-        from lightning_fabric.plugins.environments.lightning import LightningEnvironment
-
         self.processes = Processes.join()
         self.events = events if self.processes.first else SILENT
         self.settings, self.resume, self.output = config, resume, config.output
         check_output(self.output, resume=resume)
         self.changed = changed_settings(config) if resume else {}
         self.device = choose_device(config.device, number=self.processes.local_rank)
-        precision = config.precision
-        if precision == "16-mixed" and self.device.type == "cpu":
-            self.events.warn("precision: 16-mixed is for GPUs; this run uses auto")
-            precision = "auto"
-        if precision == "auto":
-            precision = "bf16-mixed" if fast_dtype(self.device) == torch.bfloat16 else "32-true"
-        logging.getLogger("lightning_fabric").setLevel(logging.WARNING)  # it logs every choice
-        # One device per process, also under torchrun.
-        self.fabric = Fabric(
-            accelerator=self.device.type,
-            devices=1 if self.device.index is None else [self.device.index],
-            precision=precision,
-            plugins=LightningEnvironment(),
-        )
-        self.precision = precision
-        log.info("training in precision %s", precision)
+        self.fabric, self.precision = start_fabric(config, self.device, self.events.warn)
+        self.gradients = Gradients(self.fabric, self.processes, clip=config.optimiser.clip)
         self.progress = RunProgress()
-        self._stepper: Any = None  # the optimiser, wrapped by Fabric
-        self._accumulated = 0  # batches since the last optimiser step
         self._saved = 0.0  # when the state was saved, by the monotonic clock
         torch.manual_seed(config.seed)
 
@@ -211,18 +178,7 @@ class Loop(ABC, Generic[B]):
     def load(self) -> None:
         """Load the saved state."""
         self.progress = load_state(self.output / STATE, self._modules(), self.optimiser, self.processes)
-        progress = self.progress
-        if progress.data and self.data and progress.data != self.data:
-            raise CheckpointError(
-                f"{self.output / STATE}: this run began with other data: its vocabulary, images or captions "
-                "have changed; put back the data, or start another run with another --output"
-            )
-        if progress.step != progress.epoch * self.steps + progress.batch:
-            raise CheckpointError(
-                f"{self.output / STATE}: this run began with other data: it has made {progress.step:,} steps, which "
-                f"are not {progress.epoch} epochs of {self.steps:,} and {progress.batch:,} batches; put back the data, "
-                "or start another run with another --output"
-            )
+        check_data(self.output / STATE, self.progress, self.data, self.steps)
         self.fabric.strategy.precision.load_state_dict(self.progress.scaler)
 
     def run(self) -> Path:
@@ -231,64 +187,21 @@ class Loop(ABC, Generic[B]):
         Raises:
             CaptionerError: the saved state cannot be resumed, training diverged, or the disk is full.
         """
-        best, progress, settings, first = self.output / "best", self.progress, self.settings, self.processes.first
+        best, settings, first = self.output / "best", self.settings, self.processes.first
         self.output.mkdir(parents=True, exist_ok=True)
         if first:
             files.remove_leftovers(self.output)
-        if not first:
+        else:
             torch.manual_seed(settings.seed + 1_000_003 * self.processes.rank)  # for different dropout
-        if self.resume:
-            self.load()
-            progress = self.progress
-            lost = progress.best >= 0 and not best.exists()
-            if self._is_finished():
-                if lost:
-                    raise CheckpointError(
-                        f"{best}: is missing, but this run is finished; {self.output / 'last'} holds the model of "
-                        "its last epoch, and a larger --set epochs=N trains it further and saves its best again"
-                    )
-                self.events.note(
-                    f"this run is already finished: {best}; it has {progress.epoch} epochs, and a "
-                    "larger --set epochs=N trains it further"
-                )
-                return best
-            if lost:
-                self.events.warn(f"{best}: is missing; the next evaluation writes it again")
-                progress.best, progress.waited = -1.0, 0
+        if self.resume and self._resume(best):
+            return best
         if first and (self.changed or not self.resume):
             files.write_text(self.output / CONFIG, settings.model_dump_json(indent=2) + "\n")
-        log = Log(settings, progress.step if self.resume else None, self.events.warn) if first else None
+        log = Log(settings, self.progress.step if self.resume else None, self.events.warn) if first else None
         shared = f", {self.processes.count} processes" if self.processes.several else ""
         self.events.note(f"{self.describe()}; {self.device.type}, {self.precision}{shared}")
-        began, before = time.monotonic(), progress.seconds
-        self._saved = began
         try:
-            total = self.steps * settings.epochs
-            self.events.progress("training", progress.step, total, "")
-            if self.pretrained and not self.resume:
-                self._evaluate(log)
-            for epoch in range(progress.epoch, settings.epochs):
-                self.begin_epoch(epoch)
-                for batch in prefetch(self.batches(epoch, progress.batch)):
-                    info, due = self._step(batch, log)
-                    self.events.progress("training", progress.step, total, info)
-                    progress.seconds = before + time.monotonic() - began
-                    if due and self._group_complete():
-                        self._save_state()
-                progress.epoch, progress.batch = epoch + 1, 0
-                last = progress.epoch == settings.epochs
-                if last or progress.epoch % settings.evaluation.every == 0:
-                    self._evaluate(log)
-                progress.seconds = before + time.monotonic() - began
-                progress.finished = last or progress.waited >= settings.evaluation.patience
-                if progress.finished and first:
-                    self.save("last")
-                    self.finish()
-                    if (best / store.CONFIG).is_file():  # saved earlier, while the run had more to do
-                        store.change_about(best, minutes=self.minutes)
-                self._save_state()
-                if progress.finished:
-                    break
+            self._train(log)
         except (KeyboardInterrupt, FileError):
             saved = (self.output / STATE).exists()
             how = "--resume continues the run from its last saved state" if saved else "nothing was saved yet"
@@ -297,13 +210,69 @@ class Loop(ABC, Generic[B]):
         finally:
             if log:
                 log.close()
-        when = f"after epoch {progress.best_epoch}"
-        if progress.best_epoch == 0:
+        when = f"after epoch {self.progress.best_epoch}"
+        if self.progress.best_epoch == 0:
             when = "before training, which no epoch improved; more images, or a lower optimiser.learning_rate, may help"
         self.events.note(
-            f"best {self.metric} on dev {100 * progress.best:.1f} {when}, {self.minutes} minutes in total: {best}"
+            f"best {self.metric} on dev {100 * self.progress.best:.1f} {when}, {self.minutes} minutes in total: {best}"
         )
         return best
+
+    def _resume(self, best: Path) -> bool:
+        """Load the saved state, and return whether the run is finished already.
+
+        Raises:
+            CheckpointError: the state cannot be resumed, or the run is finished and its best model is missing.
+        """
+        self.load()
+        progress = self.progress
+        lost = progress.best >= 0 and not best.exists()
+        finished = self._is_finished()
+        if finished and lost:
+            raise CheckpointError(
+                f"{best}: is missing, but this run is finished; {self.output / 'last'} holds the model of "
+                "its last epoch, and a larger --set epochs=N trains it further and saves its best again"
+            )
+        if finished:
+            self.events.note(
+                f"this run is already finished: {best}; it has {progress.epoch} epochs, and a "
+                "larger --set epochs=N trains it further"
+            )
+        elif lost:
+            self.events.warn(f"{best}: is missing; the next evaluation writes it again")
+            progress.best, progress.waited = -1.0, 0
+        return finished
+
+    def _train(self, log: Log | None) -> None:
+        """Train the epochs that are left."""
+        progress, settings, best = self.progress, self.settings, self.output / "best"
+        began, before, total = time.monotonic(), progress.seconds, self.steps * settings.epochs
+        self._saved = began
+        self.events.progress("training", progress.step, total, "")
+        if self.pretrained and not self.resume:
+            self._evaluate(log)
+        for epoch in range(progress.epoch, settings.epochs):
+            self.begin_epoch(epoch)
+            for batch in prefetch(self.batches(epoch, progress.batch)):
+                info, due = self._step(batch, log)
+                self.events.progress("training", progress.step, total, info)
+                progress.seconds = before + time.monotonic() - began
+                if due and self._group_complete():
+                    self._save_state()
+            progress.epoch, progress.batch = epoch + 1, 0
+            last = progress.epoch == settings.epochs
+            if last or progress.epoch % settings.evaluation.every == 0:
+                self._evaluate(log)
+            progress.seconds = before + time.monotonic() - began
+            progress.finished = last or progress.waited >= settings.evaluation.patience
+            if progress.finished and self.processes.first:
+                self.save("last")
+                self.finish()
+                if (best / store.CONFIG).is_file():  # saved earlier, while the run had more to do
+                    store.change_about(best, minutes=self.minutes)
+            self._save_state()
+            if progress.finished:
+                break
 
     def time_a_step(self, epoch: int, *, steps: int = 3) -> float:
         """Return the seconds per step in an epoch, averaged over a few steps after a first one."""
@@ -366,11 +335,13 @@ class Loop(ABC, Generic[B]):
             group["lr"] = group["rate"] * factor
         self.model.train()
         self.objective.done = progress.step / total
-        cost, empty = self._backward(batch)
-        self._accumulated += not empty
+        cost = self.gradients.add(batch.captions, partial(self.cost, batch))
         progress.step += 1
         progress.batch += 1
-        norm = self._optimiser_step() if self._group_complete() and self._accumulated else None
+        norm = None
+        if self._group_complete() and self.gradients.batches:
+            norm = self.gradients.step(self.model, self.optimiser, progress.step)
+            self._update_average()
         values = (
             {"loss": float(cost.loss.detach()), **{name: float(value) for name, value in cost.metrics.items()}}
             if cost
@@ -379,7 +350,7 @@ class Loop(ABC, Generic[B]):
         due = time.monotonic() - self._saved > 60 * settings.save_minutes
         parts = self.processes.gather((values, cost.units if cost else 0, due))
         due = parts[0][2]  # the processes' clocks may differ
-        if empty:
+        if not any(part for part, _, _ in parts):
             return "no captions in this batch", due
         names = list(next(part for part, _, _ in parts if part))
         values = {name: sum(part.get(name, 0.0) for part, _, _ in parts) / len(parts) for name in names}
@@ -393,64 +364,9 @@ class Loop(ABC, Generic[B]):
             log.step(progress.step, {**values, "learning_rate": rate, f"{self.units}_per_second": speed})
         return info, due
 
-    def _backward(self, batch: B) -> tuple[BatchLoss | None, bool]:
-        """Compute the loss of this process's part of a batch and accumulate its gradients.
-
-        Returns:
-            The loss, ``None`` if the part is empty; and whether the whole batch is empty.
-        """
-        captions = batch.captions
-        means = torch.tensor(captions.sizes, dtype=torch.float64)
-        self.processes.average([means])
-        if not captions.captions:
-            return None, not means.any()
-        weights = Weights(*(size / mean for size, mean in zip(captions.sizes, means.tolist(), strict=True)))
-        with self.fabric.autocast():
-            cost = self.cost(batch, replace(captions, weights=weights).to(self.device))
-        self.fabric.backward(cost.loss)
-        return cost, False
-
     def _group_complete(self) -> bool:
         """Return whether the accumulated batches are complete; the last group of an epoch may be smaller."""
         return self.progress.batch % self.settings.accumulate == 0 or self.progress.batch == self.steps
-
-    def _optimiser_step(self) -> float:
-        """Step with the mean gradient of the accumulated batches, and return its norm before clipping.
-
-        At 16-mixed, a gradient that overflows is skipped, and the loss scale is lowered.
-        """
-        parameters = [parameter for group in self.optimiser.param_groups for parameter in group["params"]]
-        if self.processes.several:
-            self._average_over_processes(parameters)
-        if self._accumulated > 1:
-            gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
-            torch._foreach_div_(gradients, float(self._accumulated))
-        self._accumulated = 0
-        self._stepper = self._stepper or self.fabric.setup_optimizers(self.optimiser)
-        norm = self.fabric.clip_gradients(
-            self.model, self._stepper, max_norm=self.settings.optimiser.clip, error_if_nonfinite=False
-        )
-        assert norm is not None  # since max_norm is given
-        scale = self.fabric.strategy.precision.state_dict().get("scale", 0.0)
-        if not torch.isfinite(norm) and scale <= 1:
-            raise ConfigError(
-                f"training diverged at step {self.progress.step} (the gradient is {float(norm)}); "
-                "lower optimiser.learning_rate"
-            )
-        self._stepper.step()
-        self.optimiser.zero_grad(set_to_none=True)
-        self._update_average()
-        return float(norm)
-
-    def _average_over_processes(self, parameters: list[nn.Parameter]) -> None:
-        """Average the gradients. A gradient that is ``None`` in all processes stays so."""
-        present = torch.tensor([float(parameter.grad is not None) for parameter in parameters])
-        self.processes.average([present])
-        chosen = [parameter for parameter, share in zip(parameters, present.tolist(), strict=True) if share]
-        for parameter in chosen:
-            if parameter.grad is None:
-                parameter.grad = torch.zeros_like(parameter)
-        self.processes.average([parameter.grad for parameter in chosen if parameter.grad is not None])
 
     @torch.no_grad()
     def _update_average(self) -> None:

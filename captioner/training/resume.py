@@ -14,7 +14,7 @@ from captioner import files
 from captioner.errors import CheckpointError
 from captioner.machine.processes import Processes
 from captioner.training.recipe import RunConfig
-from captioner.training.state import STATE, read_settings
+from captioner.training.state import STATE, RunProgress, read_settings
 
 _ANY = {"output", "device", "save_minutes", "logger"}  # settings that may differ
 _LONGER = ("epochs", "evaluation.patience")  # settings that may be raised, to train longer
@@ -46,6 +46,33 @@ def check_output(folder: Path, *, resume: bool) -> None:
         raise CheckpointError(f"{folder}: holds a run already; continue it with --resume, or give another --output")
     if resume and not exists:
         raise CheckpointError(f"{folder}: holds no run to resume; leave out --resume to start one")
+
+
+def check_data(path: Path, progress: RunProgress, data: str, steps: int) -> None:
+    """Check that a saved state belongs to a run's data.
+
+    Args:
+        path: of the state.
+        progress: the progress in it.
+        data: the hash of the data; empty if there is none.
+        steps: batches per epoch.
+
+    Raises:
+        CheckpointError: it began with other data.
+    """
+    if progress.data and data and progress.data != data:
+        reason = "its vocabulary, images or captions have changed"
+    elif progress.step != progress.epoch * steps + progress.batch:
+        reason = (
+            f"it has made {progress.step:,} steps, which are not {progress.epoch} epochs of {steps:,} and "
+            f"{progress.batch:,} batches"
+        )
+    else:
+        return
+    raise CheckpointError(
+        f"{path}: this run began with other data: {reason}; put back the data, or start another run with another "
+        "--output"
+    )
 
 
 def fixed_settings(settings: RunConfig) -> str:

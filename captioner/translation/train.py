@@ -26,7 +26,8 @@ from captioner.text.vocabulary import EOS
 from captioner.training.cross_entropy import CrossEntropy, CrossEntropyConfig
 from captioner.training.events import Events
 from captioner.training.forecast import Forecast, spread
-from captioner.training.loop import BatchLoss, Loop
+from captioner.training.loop import Loop
+from captioner.training.optimisation import BatchLoss
 from captioner.training.recipe import EvaluationConfig, RunConfig, read_run
 from captioner.training.resume import alone
 from captioner.training.state import data_hash
