@@ -5,13 +5,11 @@
 import asyncio
 import threading
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
-from concurrent.futures import Future
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from functools import lru_cache, partial
-from math import ceil
 from pathlib import Path, PurePath
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Any, Literal
 
 from anyio import to_thread
 from fastapi import Depends, FastAPI, HTTPException, Query, Request, Response
@@ -26,7 +24,7 @@ from captioner.caption import Caption
 from captioner.data.addresses import fetch_image
 from captioner.data.formats import readable_formats
 from captioner.data.images import load_image
-from captioner.errors import CaptionerError, ImageError
+from captioner.errors import CaptionerError
 from captioner.figures import Figure, Style
 from captioner.figures.explorer import data_url, numbers, reduced
 from captioner.machine.backend import return_freed_memory
@@ -41,16 +39,15 @@ from captioner.web.answers import (
     body_of,
     schema_of,
 )
-from captioner.web.batching import Batches, UnknownModelError
+from captioner.web.batching import Batches
 from captioner.web.budget import Budget, Paced
 from captioner.web.guard import Admission, Guard, Rate, is_local
-from captioner.web.lanes import FullError, Lane
+from captioner.web.lanes import Lane
 from captioner.web.metrics import Metrics
 from captioner.web.page import page_of
+from captioner.web.results import Results, later
 from captioner.web.sidecars import zipped
 from captioner.web.upload import Reading, Upload, problem, read_json, read_upload
-
-T = TypeVar("T")
 
 REFUSALS = (400, 401, 403, 408, 413, 415, 421, 422, 429, 503)
 """Statuses of requests that are not answered, other than by a fault of the server."""
@@ -145,11 +142,13 @@ def create_app(
         client = request.client.host if request.client else ""
         limit = rates[is_local(client)]
         if wait := limit.take(client):
-            raise _later(429, f"more than {limit.per_minute} images a minute from this address", wait)
+            raise later(429, f"more than {limit.per_minute} images a minute from this address", wait)
         with budget.share() as take:
             yield Reading(max_bytes, budget, take)
 
     Admitted = Annotated[Reading, Depends(admitted)]
+
+    result = Results(seconds)
 
     async def uploaded(request: Request, reading: Admitted) -> Upload:
         async def fetch(url: str) -> bytes:
@@ -157,22 +156,6 @@ def create_app(
             return await result(request, "", lambda: addresses.submit(get))
 
         return await read_upload(request, reading, fetch=fetch if allow_addresses else None)
-
-    async def result(request: Request, name: str, submit: Callable[[], Future[T]], otherwise: int = 422) -> T:
-        """Await a result while the client is connected; an error of the image ``name`` is 422, others ``otherwise``."""
-        try:
-            return await _while_connected(request, submit(), seconds)
-        except TimeoutError:
-            raise _later(503, f"the image has waited for {seconds:.0f} s", 10) from None
-        except asyncio.CancelledError:
-            raise _later(503, "the server is shutting down", 10) from None
-        except CaptionerError as error:
-            error.__traceback__ = None  # the future that holds it is freed late, and would keep the image until then
-            if isinstance(error, FullError):
-                raise _later(503, str(error), 2) from None
-            status = {UnknownModelError: 404, ImageError: 422}.get(type(error), otherwise)
-            reason = f"{name or 'the image'}: {error.reason}" if isinstance(error, ImageError) else str(error)
-            raise HTTPException(status, reason) from None
 
     async def submitted(request: Request, upload: Upload, model: str | None, number: int | None) -> Caption:
         """Return the caption of an image with as many of the next best as were requested."""
@@ -342,38 +325,6 @@ def create_app(
 
 def _no_translator(language: str) -> Callable[[Caption], Caption]:
     raise CaptionerError(f"{language}: this server does not translate; leave the language out")
-
-
-def _later(status: int, reason: str, seconds: float) -> HTTPException:
-    wait = max(1, ceil(seconds))
-    return HTTPException(status, f"{reason}; try again in {wait} s", headers={"retry-after": str(wait)})
-
-
-async def _while_connected(request: Request, future: Future[T], seconds: float) -> T:
-    """Await a future, and cancel it as soon as the client closes the connection.
-
-    Raises:
-        HTTPException: the client has left.
-        TimeoutError: it takes longer than ``seconds``.
-    """
-
-    async def closed() -> None:
-        while (await request.receive())["type"] != "http.disconnect":
-            pass
-
-    work, gone = asyncio.wrap_future(future), asyncio.ensure_future(closed())
-    try:
-        await asyncio.wait((work, gone), timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
-        if work.done():
-            return work.result()
-        if gone.done():
-            raise HTTPException(400, "the connection was closed before the answer was there")
-        raise TimeoutError
-    finally:
-        future.cancel()  # at once; cancelling `work` would reach it only in a later turn of the loop, after the answer
-        work.cancel()
-        gone.cancel()
-        del work, future  # an exception in them refers to this frame, which holds the image
 
 
 def _figure(caption: Caption, image: Image.Image, style: Style) -> dict[str, Any]:
