@@ -30,6 +30,7 @@ for package in ("onnx", "onnxscript", "onnxruntime"):
     pytest.importorskip(package, reason=f"exporting needs {package}; pip install 'captioner[onnx]'")
 
 from captioner.onnx import export as exporting  # noqa: E402
+from captioner.onnx import trace  # noqa: E402
 from captioner.onnx.agreement import Agreement  # noqa: E402
 from captioner.onnx.engine import OnnxEngine  # noqa: E402
 from captioner.onnx.export import export  # noqa: E402
@@ -340,7 +341,7 @@ def test_what_cannot_be_exported_says_so(tmp_path: Path, monkeypatch: pytest.Mon
     theirs = save_model(tmp_path / "model", tiny_model())
     with pytest.raises(CheckpointError, match="exists and is not a model folder"):
         export(tiny("show_tell"), theirs)
-    monkeypatch.setattr(exporting, "_MOST_BYTES", 100)
+    monkeypatch.setattr(trace, "_MOST_BYTES", 100)
     with pytest.raises(CaptionerError, match="its encoder is larger than the 2 GB"):
         export(tiny("show_tell"), tmp_path / "exported")
     monkeypatch.setitem(sys.modules, "onnxscript", None)
