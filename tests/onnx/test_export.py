@@ -441,4 +441,14 @@ except SystemExit: print(*sys.modules); print(*read)
     rooms = {"caption", "captioner", "cli", "collection", "data", "engines", "errors", "files", "machine", "onnx"}
     assert {name[1] for name in own} <= rooms | {"registry", "search", "settings", "store", "text"}
     commands = {name[2] for name in own if name[1] == "cli" and len(name) > 2}
-    assert commands <= {"caption", "commands", "complete", "console", "images", "options", "streams"}
+    assert commands <= {
+        "caption",
+        "commands",
+        "complete",
+        "console",
+        "groups",
+        "images",
+        "options",
+        "outputs",
+        "streams",
+    }
