@@ -10,7 +10,8 @@ import io
 import logging
 import re
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, TypeAlias, TypeVar
 
@@ -100,14 +101,10 @@ def load_image(source: ImageSource, *, max_pixels: int | None = None, min_size: 
     if not isinstance(source, Image.Image) and not is_tensor(source) and not is_array(source):
         with open_source(source, name) as stream:
             return _read(stream, name, lambda stream: _decode(stream, name, limit, min_size))
-    try:
+    with _reasons(name, "image"):
         image = source if isinstance(source, Image.Image) else from_array(source, name, limit)
         check_size(image.size, name, limit)
         return _clean(image, name)
-    except CaptionerError:
-        raise
-    except Exception as error:  # a damaged file can make Pillow raise nearly anything
-        raise ImageError(name, reason_for(error, "image")) from error
 
 
 def check_file(source: str | Path | bytes, *, max_pixels: int | None = None) -> tuple[int, int]:
@@ -157,21 +154,29 @@ def _read(stream: IO[bytes], name: str, read: Callable[[IO[bytes]], T]) -> T:
 
 
 def _decode(stream: IO[bytes], name: str, limit: int, min_size: int | None) -> Image.Image:
-    kind = "image"
     with kept_messages() as messages:
-        try:
+        with _reasons(name, "image", messages):
             stream.seek(0)
             if is_raw(name, stream.read(16)):
                 return open_raw(stream, name, limit, min_size)
             image = _identify(stream, name, limit)
-            kind = _KINDS.get(image.format or kind, image.format or kind)
+        format = image.format or "image"
+        kind = _KINDS.get(format, format)
+        with _reasons(name, kind, messages):
             if min_size and kind == "JPEG":
                 image.draft(None, (min_size, min_size))
             return _clean(image, name)
-        except CaptionerError:
-            raise
-        except Exception as error:  # a damaged file can make Pillow raise nearly anything
-            raise ImageError(name, reason_for(error, kind, messages[0] if messages else None)) from error
+
+
+@contextmanager
+def _reasons(name: str, kind: str, messages: Sequence[str] = ()) -> Iterator[None]:
+    """Turn any error into one that names the image: a damaged file can make a decoder raise nearly all kinds."""
+    try:
+        yield
+    except CaptionerError:
+        raise
+    except Exception as error:
+        raise ImageError(name, reason_for(error, kind, messages[0] if messages else None)) from error
 
 
 def _identify(stream: IO[bytes], name: str, limit: int) -> Image.Image:
@@ -183,22 +188,14 @@ def _identify(stream: IO[bytes], name: str, limit: int) -> Image.Image:
     stream.seek(0)
     head = stream.read(1024)
     if is_heif(head):
-        try:
+        with _reasons(name, "HEIC"):
             image = open_heif(stream, name)
             check_size(image.size, name, limit)
             check_coded_sizes(image, stream, name, limit)
             return image
-        except ImageError:
-            raise
-        except Exception as error:
-            raise ImageError(name, reason_for(error, "HEIC")) from error
     if head.startswith(MAGIC):
-        try:
+        with _reasons(name, "JPEG XL"):
             return open_jxl(stream, name, limit)
-        except ImageError:
-            raise
-        except Exception as error:
-            raise ImageError(name, reason_for(error, "JPEG XL")) from error
     magic = head[:16].ljust(16, b"\0")  # some of Pillow's checks fail on fewer bytes
     failure = cause = None
     Image.preinit()
