@@ -6,36 +6,32 @@ import copy
 import json
 from collections import ChainMap
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
-from itertools import tee
+from dataclasses import replace
 from pathlib import Path
-from statistics import fmean
 from typing import Any, ClassVar
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from captioner.captioner import Captioner
-from captioner.data.augment import View, crop_maps, vary
-from captioner.data.batches import Captions, EncodedCaptions, Sample, Sampler
+from captioner.data.augment import vary
+from captioner.data.batches import Captions, EncodedCaptions, Sampler
 from captioner.data.dataset import CaptionData, CaptionedImage
-from captioner.data.loader import load_groups
 from captioner.errors import ConfigError
-from captioner.evaluation.diversity import Diversity
 from captioner.evaluation.evaluate import generate
-from captioner.evaluation.metrics import Scorer
 from captioner.features import FeatureStore
 from captioner.machine.packages import require
-from captioner.memory import Memory
 from captioner.model import CaptionModel
 from captioner.model.checkpoint import load_model, save_model
 from captioner.search.consensus import Consensus
 from captioner.store import VOCABULARY, locate, read_config
 from captioner.store.names import name_of
-from captioner.text.vocabulary import Vocabulary, tokenize
+from captioner.text.vocabulary import Vocabulary
+from captioner.training.batches import CaptionBatch, TrainingLoader
 from captioner.training.boxed_words import BoxedWords
 from captioner.training.consensus import fit_consensus, numbered, pooled_features
 from captioner.training.data import check_coverage, read_data, with_features
+from captioner.training.dev_scores import DevScores
 from captioner.training.events import Events
 from captioner.training.initial_model import build_model, stages_to_train
 from captioner.training.loop import Loop
@@ -46,8 +42,6 @@ from captioner.training.resume import alone
 from captioner.training.state import STATE, data_hash, holds
 from captioner.training.stored_features import open_store
 from captioner.training.teacher import Beams, Teacher, distilled
-
-_REPORTED = ("BLEU-4", "CIDEr")  # for each data set, if there are several
 
 
 def train(
@@ -80,23 +74,6 @@ def train(
         return CaptionerRun(config, resume=resume, events=events or Events()).run()
 
 
-@dataclass(frozen=True)
-class CaptionBatch:
-    """A batch from the loader thread: a memory, or pixels if they must be encoded.
-
-    Attributes:
-        captions: the captions of the images.
-        memory: their memory, from the feature store.
-        pixels: the encoder's input, if there is no memory.
-        views: the augmentation of the pixels; see :func:`vary`.
-    """
-
-    captions: Captions
-    memory: Memory | None = None
-    pixels: Tensor | None = None
-    views: tuple[View, ...] = ()
-
-
 def blends_of(config: TrainConfig, dev: CaptionData) -> tuple[float, ...]:
     """Return the blends among which evaluations choose."""
     blends = config.blend if isinstance(config.blend, tuple) else (config.blend,)
@@ -106,14 +83,6 @@ def blends_of(config: TrainConfig, dev: CaptionData) -> tuple[float, ...]:
 def count_captions(data: CaptionData) -> int:
     """Return the number of captions."""
     return sum(len(image.captions) for image in data.images)
-
-
-def by_data_set(images: Iterable[CaptionedImage]) -> dict[str, list[CaptionedImage]]:
-    """Group images by the name of their data set."""
-    groups: dict[str, list[CaptionedImage]] = {}
-    for image in images:
-        groups.setdefault(image.data_set, []).append(image)
-    return groups
 
 
 class CaptionerRun(Loop[CaptionBatch]):
@@ -174,8 +143,15 @@ class CaptionerRun(Loop[CaptionBatch]):
             augment=config.data.augment,
         )
         self.steps = len(self.sampler)
-        self.encoded = EncodedCaptions(self.train.images, self.model.vocabulary, max_words=config.data.max_words)
         self.boxed = self._read_boxes(config.data.boxes) if config.data.boxes is not None else None
+        self.loader = TrainingLoader(
+            self.train.images,
+            EncodedCaptions(self.train.images, self.model.vocabulary, max_words=config.data.max_words),
+            self.boxed,
+            self.model.encoder.transform,
+            crops=bool(self.sampler.augment),
+            warn=self.events.warn,
+        )
         self.data = data_hash(
             self.model.vocabulary.words,
             *(((image.image_id, image.captions) for image in data.images) for data in (self.train, self.dev)),
@@ -183,12 +159,7 @@ class CaptionerRun(Loop[CaptionBatch]):
         name = config.objective["name"]
         settings = OBJECTIVES[name].Config(**{key: value for key, value in config.objective.items() if key != "name"})
         self.objective = OBJECTIVES[name].build(settings, by_people, self.model.vocabulary).to(self.device)
-        self.scorers = {
-            name: Scorer({image.image_id: image.captions for image in images})
-            for name, images in by_data_set(self.dev.images).items()
-        }
-        self.reference_diversity = Diversity.of([tokenize(image.captions[0]) for image in self.dev.images])
-        self.unreadable: set[str] = set()  # files already reported
+        self.dev_scores = DevScores(self.dev.images, self.events.warn)
 
     def _build(self) -> CaptionModel:
         captions = (caption for image in self.train.images for caption in image.captions)
@@ -296,35 +267,8 @@ class CaptionerRun(Loop[CaptionBatch]):
             for sample in self.sampler.epoch(epoch, skip=skip)
         )
         if self._from_pixels or self.store is None:
-            yield from self._batches_of_pixels(samples)
-            return
-        for sample in samples:
-            ids = [self.train.images[image].image_id for image in sample.images]
-            memory = self.store.memory(ids, flipped=sample.flipped) if ids else None
-            if memory is not None and sample.views:
-                memory = crop_maps(memory, [view.box for view in sample.views])
-            yield CaptionBatch(self._with_boxes(sample, from_pixels=False), memory)
-
-    def _batches_of_pixels(self, samples: Iterator[Sample]) -> Iterator[CaptionBatch]:
-        """Load the images in threads; unreadable ones are left out and reported once."""
-        samples, to_load, to_crop = tee(samples, 3)
-        groups = ([self.train.images[image].path for image in sample.images] for sample in to_load)
-        crops = ([view.box for view in sample.views] for sample in to_crop) if self.sampler.augment else None
-        for sample, loaded in zip(samples, load_groups(groups, self.model.encoder.transform, crops=crops), strict=True):
-            for _, error in loaded.errors:
-                if error.source not in self.unreadable:
-                    self.unreadable.add(error.source)
-                    self.events.warn(f"left out: {error}")
-            flipped = torch.tensor([sample.flipped[row] for row in loaded.positions], dtype=torch.bool)
-            pixels = torch.where(flipped.view(-1, 1, 1, 1), loaded.pixels.flip(-1), loaded.pixels)
-            kept = sample.rows(loaded.positions)
-            yield CaptionBatch(self._with_boxes(kept, from_pixels=True), pixels=pixels, views=tuple(kept.views))
-
-    def _with_boxes(self, sample: Sample, *, from_pixels: bool) -> Captions:
-        captions = self.encoded.batch(sample)
-        if self.boxed is None:
-            return captions
-        return replace(captions, boxed=self.boxed.batch(sample, from_pixels=from_pixels))
+            return self.loader.from_pixels(samples)
+        return self.loader.from_store(samples, self.store)
 
     def cost(self, batch: CaptionBatch, captions: Captions) -> BatchLoss:
         if batch.memory is not None:
@@ -351,6 +295,9 @@ class CaptionerRun(Loop[CaptionBatch]):
     def _evaluated(self) -> dict[str, float]:
         captions = dict(ChainMap(*self.processes.gather(self.caption(self.processes.share(self.dev.images)))))
         return self.processes.broadcast(self._score(captions) if self.processes.first else {})
+
+    def _score(self, captions: Mapping[str, str]) -> dict[str, float]:
+        return self.dev_scores.score(captions, epoch=self.progress.epoch)
 
     def finish(self) -> None:
         """Fit the consensus of the saved models, and report their scores with it."""
@@ -386,28 +333,6 @@ class CaptionerRun(Loop[CaptionBatch]):
         part = replace(self.dev, images=tuple(images))
         store = None if self._from_pixels else self.store
         return generate(captioner, part, features=store, batch_size=settings.batch_size)[0]
-
-    def _score(self, captions: Mapping[str, str]) -> dict[str, float]:
-        """Score captions of dev, and warn of a model that writes the same caption for all images.
-
-        With several data sets, the scores are their means, followed by the main ones of each set.
-        """
-        texts = {image.image_id: captions.get(image.image_id, "") for image in self.dev.images}
-        diversity = Diversity.of([text.split() for text in texts.values()])
-        if self.progress.epoch > 1 and (symptom := diversity.collapsed(self.reference_diversity)):
-            self.events.warn(
-                f"the model has collapsed: {symptom}; lower optimiser.learning_rate, or choose another objective"
-            )
-        found = {
-            name: self.scorers[name](
-                {image.image_id: texts[image.image_id] for image in images}, metrics=("BLEU", "CIDEr")
-            ).values
-            for name, images in by_data_set(self.dev.images).items()
-        }
-        means = {metric: fmean(each[metric] for each in found.values()) for metric in next(iter(found.values()))}
-        if len(found) == 1:
-            return means
-        return means | {f"{metric} {name}": each[metric] for name, each in found.items() for metric in _REPORTED}
 
     @torch.no_grad()
     def _averaged_model(self) -> CaptionModel:

@@ -274,7 +274,7 @@ def test_rewards_are_people_s_captions(tiny: Path, teacher: Path, tmp_path: Path
     candidates = torch.tensor([[*student.model.vocabulary.encode("this one is all green")[1:], 0]])
     assert candidates[0, -2] == EOS and student.objective.cider([1], candidates.numpy()).item() > 5
     assert student.objective.cider([1], candidates.numpy()) == plain.objective.cider([1], candidates.numpy())
-    assert {len(captions) for captions in student.encoded.numbers} == {1}
+    assert {len(captions) for captions in student.loader.captions.numbers} == {1}
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,64 @@
+"""Scores of captions of the dev images, which select the best epoch."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from statistics import fmean
+
+from captioner.data.dataset import CaptionedImage
+from captioner.evaluation.diversity import Diversity
+from captioner.evaluation.metrics import Scorer
+from captioner.text.vocabulary import tokenize
+
+_REPORTED = ("BLEU-4", "CIDEr")  # for each data set, if there are several
+
+
+class DevScores:
+    """Scores captions of dev.
+
+    Args:
+        images: the dev images, with the references.
+        warn: receives a warning of a collapsed model.
+    """
+
+    def __init__(self, images: Sequence[CaptionedImage], warn: Callable[[str], object]) -> None:
+        self._images, self._warn = images, warn
+        self._data_sets = _by_data_set(images)
+        self._scorers = {
+            name: Scorer({image.image_id: image.captions for image in part}) for name, part in self._data_sets.items()
+        }
+        self._reference = Diversity.of([tokenize(image.captions[0]) for image in images])
+
+    def score(self, captions: Mapping[str, str], *, epoch: int) -> dict[str, float]:
+        """Score captions by image id, and warn of a model that writes the same caption for all images.
+
+        With several data sets, the scores are their means, followed by the main ones of each set.
+
+        Args:
+            captions: by image id; a missing one counts as empty.
+            epoch: finished epochs; before the second there is no warning, as a new model often repeats a caption.
+        """
+        texts = {image.image_id: captions.get(image.image_id, "") for image in self._images}
+        diversity = Diversity.of([text.split() for text in texts.values()])
+        if epoch > 1 and (symptom := diversity.collapsed(self._reference)):
+            self._warn(
+                f"the model has collapsed: {symptom}; lower optimiser.learning_rate, or choose another objective"
+            )
+        found = {
+            name: self._scorers[name](
+                {image.image_id: texts[image.image_id] for image in images}, metrics=("BLEU", "CIDEr")
+            ).values
+            for name, images in self._data_sets.items()
+        }
+        means = {metric: fmean(each[metric] for each in found.values()) for metric in next(iter(found.values()))}
+        if len(found) == 1:
+            return means
+        return means | {f"{metric} {name}": each[metric] for name, each in found.items() for metric in _REPORTED}
+
+
+def _by_data_set(images: Iterable[CaptionedImage]) -> dict[str, list[CaptionedImage]]:
+    """Group images by the name of their data set."""
+    groups: dict[str, list[CaptionedImage]] = {}
+    for image in images:
+        groups.setdefault(image.data_set, []).append(image)
+    return groups
