@@ -35,7 +35,7 @@ def assemble(
         styles: its style sheets, separated by spaces.
         scripts: its scripts in order, separated by spaces.
         data: plain values for the scripts.
-        texts: HTML for the other placeholders, including ``title`` and ``language``.
+        texts: HTML for the other placeholders, including ``title`` and ``language``, and lines for ``head`` if any.
         policy: Content-Security-Policy directives in addition to those for its style and script.
     """
     style, script = joined(styles), joined(scripts)
@@ -72,7 +72,7 @@ def assemble_linked(
     """
     parts = {
         "policy": policy,
-        "style": f'<link rel="icon" href="data:,">\n<link rel="stylesheet" href="{style}">',  # no icon to look for
+        "style": f'<link rel="stylesheet" href="{style}">',
         "script": f'<script src="{script}"></script>',
         "style-source": "'self'",
         "script-source": f"'self' {script_policy}".strip(),
@@ -92,7 +92,7 @@ def joined(names: str) -> str:
 def _filled(template: str, data: Any, parts: Mapping[str, str]) -> str:
     whole = _part("document.html").replace("{{body}}\n", _part(template))
     whole = re.sub(r"\{\{([a-z/]+\.html)\}\}\n", lambda match: _part(match[1]), whole)
-    given = {**parts, "data": _safe_json(data)}
+    given = {"head": "", **parts, "data": _safe_json(data)}
     # In one pass: placeholders in inserted text are not replaced.
     return re.sub(r"\{\{([a-z-]+)\}\}", lambda match: given[match[1]], whole)
 

@@ -7,11 +7,22 @@ from collections.abc import Mapping, Sequence
 from captioner.data.find import IMAGE_EXTENSIONS
 from captioner.data.formats import readable_formats
 from captioner.data.raw import RAW_EXTENSIONS, can_read_raw
-from captioner.figures.document import assemble
+from captioner.figures.document import assemble, base64_text, joined
 from captioner.figures.explorer import HINT, TOUCH_HINT
 
 STYLES = "common.css explorer.css web/app.css"
-TEXTS = {"language": "en", "title": "Captioner", "image": "data:,", "caption": "", "note": "", "most": "strongest"}
+_HEAD = f"""<meta name="description" content="A sentence for each image, and where the model looked for each word.">
+<link rel="icon" href="data:image/svg+xml;base64,{base64_text(joined("web/icon.svg").encode())}">
+"""
+TEXTS = {
+    "language": "en",
+    "title": "Captioner",
+    "head": _HEAD,
+    "image": "data:,",
+    "caption": "",
+    "note": "",
+    "most": "strongest",
+}
 _PROMISE = """
 <span>Your images stay in memory only while they are captioned. Nothing is stored.</span>
 <a href="docs">JSON API</a>

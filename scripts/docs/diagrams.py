@@ -244,20 +244,9 @@ def one_batch() -> str:
     return draw.svg()
 
 
-def icon() -> str:
-    """The icon of the site: attention, in the colours of a heatmap."""
-    circles = ((10.5, "#781c6d"), (8, "#cf4446"), (5.5, "#fb9b06"), (3, "#fcffa4"))
-    return (
-        '<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 32 32">'
-        '<rect width="32" height="32" rx="7" fill="#1b0c41"/>'
-        + "".join(f'<circle cx="16" cy="16" r="{radius}" fill="{fill}"/>' for radius, fill in circles)
-        + "</svg>\n"
-    )
-
-
 WIDE = (parts, memories, attend_step, top_down_step, transformer, rooms, one_image, one_batch)
 DIAGRAMS: dict[str, Callable[[], str]] = {
-    **{function.__name__: function for function in (*WIDE, icon)},
+    **{function.__name__: function for function in WIDE},
     **{f"{function.__name__}_phone": function for function in diagrams_phone.PHONE},
     "memories_phone": lambda: memories(columns=2, width=200),
 }

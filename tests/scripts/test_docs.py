@@ -291,6 +291,14 @@ def test_the_figure_of_the_home_page_follows_the_pointer(repository: Path) -> No
         assert page.evaluate("document.documentElement.scrollWidth") == 390 and errors == []
 
 
+def test_a_reader_hears_the_search_by_its_name(repository: Path) -> None:
+    theme = hook(repository, "theme")
+    assert theme.on_post_page('<div class="md-search" role="dialog">') == (
+        '<div class="md-search" role="dialog" aria-label="Search">'
+    )
+    assert theme.ICON.read_bytes().startswith(b"<svg")
+
+
 def test_a_folder_of_versions_leads_to_the_newest(repository: Path, tmp_path: Path) -> None:
     version = hook(repository, "version")
     folder = tmp_path / "versions"

@@ -310,3 +310,10 @@ def test_a_busy_server_is_asked_again_and_a_dead_one_is_not_waited_for(show: Any
     page.unroute("**/caption?*")
     page.get_by_role("button", name="Try again").click()
     explorers(page, 2)
+
+
+def test_the_page_describes_itself_and_brings_its_icon(show: Any) -> None:
+    page = show()
+    assert "where the model looked" in page.locator("meta[name=description]").get_attribute("content")
+    shown = "icon => Object.assign(new Image(), { src: icon.href }).decode().then(() => 'shown')"
+    assert page.locator("link[rel=icon]").evaluate(shown) == "shown"
