@@ -62,7 +62,7 @@ def main() -> None:
 
 
 def checkpoint(run: Path, name: str) -> Path:
-    """Return the folder of a run's model, ``last`` or ``best``; a folder that is no run's is the model itself."""
+    """Return the folder of a run's model, ``last`` or ``best``; a folder of another kind is the model itself."""
     return run / name if (run / name).is_dir() else run
 
 

@@ -219,7 +219,7 @@ def _padded(data: bytes, size: int) -> bytes:
     """Return a packet with as much padding as makes it ``size`` bytes long; one that is longer anyway has none."""
     end = data.rfind(b"<?xpacket end=")
     start = len(data[: max(end, 0)].rstrip(_BLANK))
-    if end < 0 or end - start < 100:  # a few blanks are no padding
+    if end < 0 or end - start < 100:  # too few blanks to be padding
         return data
     padding = max(end - start + size - len(data), 1)
     return data[:start] + b" " * (padding - 1) + b"\n" + data[end:]

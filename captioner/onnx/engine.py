@@ -210,7 +210,7 @@ class OnnxEngine(Engine):
         """Yield each batch with what ``run`` makes of its pixels; ``None`` for a batch without images.
 
         Each batch runs in one of as many threads as there are cores, ahead of the caller. onnxruntime and Pillow
-        release Python's global lock, so loading, encoding and searching go on side by side. A single batch runs in the
+        release Python's global lock, so loading, encoding and searching run side by side. A single batch runs in the
         caller's thread, with onnxruntime's own threads.
         """
 

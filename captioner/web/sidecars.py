@@ -18,7 +18,7 @@ def zipped(request: SidecarsRequest) -> bytes:
     Of sidecars with the same name, the second is in a folder ``2``, the third in ``3``.
 
     Raises:
-        CaptionerError: a name is no file name, or all captions are blank.
+        CaptionerError: a name cannot be that of a file, or all captions are blank.
     """
     place = (TextSidecars() if request.format == "txt" else XmpSidecars(name="photo.jpg.xmp")).path
     stream, seen = io.BytesIO(), dict[str, int]()
@@ -28,7 +28,7 @@ def zipped(request: SidecarsRequest) -> bytes:
             if not captions:
                 continue
             if set(photo.name) & set("/\\\0") or photo.name in (".", ".."):
-                raise CaptionerError(f"{photo.name!r}: is no file name; leave out its folder")
+                raise CaptionerError(f"{photo.name!r}: cannot be the name of a file; leave out its folder")
             name = str(place(photo.name))
             seen[name.lower()] = number = seen.get(name.lower(), 0) + 1
             content = (

@@ -184,7 +184,7 @@ async def _from_json(request: Request, reading: Reading, fetch: Callable[[str], 
         )
     url = given.url or ""
     if not url.lower().startswith(("http://", "https://")):
-        raise HTTPException(422, "url: is no web address; give one that begins with https://")
+        raise HTTPException(422, "url: must begin with https:// or http://")
     reading.hold(reading.limit)
     return Upload(name or _file_name(unquote(urlsplit(url).path)), await fetch(url))
 

@@ -115,7 +115,7 @@ def _rows_of(source: Source, file: Path) -> Iterator[_Row]:
         names: list[str] = table.schema_arrow.names
         kinds = {field.name: str(field.type) for field in table.schema_arrow}
         packed = image_column(table.schema_arrow)
-        # The column of bytes stands for the image whatever it is called, so that only captions need a usual name.
+        # The column of bytes is the image under any name; only that of the captions needs a usual one.
         layout = layout_of(tuple("image" if packed and name == packed[0] else name for name in names))
         if layout is None:
             raise AnnotationError(
@@ -168,7 +168,7 @@ def _webdataset(source: Source) -> None:
                 _Shard(file, stream, tar_members(file), split).read(source)
         except (OSError, tarfile.TarError) as error:
             cure = "unpack it with gunzip, or the like, or copy it again"
-            raise AnnotationError(f"{file}: is no tar file, or damaged ({first_line(error)}); {cure}") from error
+            raise AnnotationError(f"{file}: not a tar file, or damaged ({first_line(error)}); {cure}") from error
 
 
 @dataclass(frozen=True)
