@@ -174,7 +174,7 @@ def run(
             fresh=fresh,
             listener=listener,
         )
-    typer.echo((output / TABLE).read_text(encoding="utf-8"))
+    console.show_markdown((output / TABLE).read_text(encoding="utf-8"))
     names = ", ".join(name for name in sorted((TABLE, LATEX, RECORD, PLOT, PAGE)) if (output / name).is_file())
     cached = f"; captions and timings in {output / CACHE}" if (output / CACHE).is_dir() else ""
     console.wrote(output, f"{names}{cached}")

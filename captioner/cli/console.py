@@ -14,7 +14,7 @@ from contextlib import ExitStack, contextmanager
 from datetime import timedelta
 from enum import Enum
 from functools import cache
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, ClassVar, Protocol
 
 import typer
 
@@ -186,6 +186,36 @@ def show(*tables: Table) -> None:
             console.print(title, soft_wrap=True)
         console.print(each)
         each.title = title
+
+
+def show_markdown(text: str) -> None:
+    """Print Markdown on stdout: on a terminal laid out, with tables in the style of all commands; else as it is."""
+    if not sys.stdout.isatty():
+        typer.echo(text)
+        return
+    from rich.box import SIMPLE_HEAD
+    from rich.console import Console, ConsoleOptions, RenderResult
+    from rich.markdown import Heading, Markdown, TableElement
+    from rich.table import Table
+    from rich.theme import Theme
+
+    class Title(Heading):
+        def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+            yield self.text
+
+    class Rows(TableElement):
+        def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+            for drawn in super().__rich_console__(console, options):
+                if isinstance(drawn, Table):
+                    drawn.box, drawn.show_edge, drawn.collapse_padding = SIMPLE_HEAD, False, False
+                yield drawn
+
+    class Laid(Markdown):
+        elements: ClassVar = {**Markdown.elements, "heading_open": Title, "table_open": Rows}
+
+    bold = ("h1", "h2", "h3", "table.header")
+    theme = Theme({"markdown.table.border": "none", **{f"markdown.{part}": "bold" for part in bold}})
+    Console(highlight=False, emoji=False, theme=theme).print(Laid(text))
 
 
 def shows_progress(stdout: bool) -> bool:

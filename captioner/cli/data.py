@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from contextlib import closing
 from pathlib import Path
@@ -245,6 +246,7 @@ def download(
     for known in chosen:
         console.note(f"{known.name}: {known.terms}")
     failures = console.Failures()
+    finished: list[Outcome] = []
     archives = [archive for known in chosen for archive in known.archives]
     with (
         console.file_bars() as progress,
@@ -256,7 +258,10 @@ def download(
             if outcome.error:
                 failures(outcome.error)
             else:
+                finished.append(outcome)
                 typer.echo(f"{to / outcome.archive.path}: {_summary(outcome)}")
+    if finished:
+        console.wrote(f"{to}{os.sep}", f"{console.count(len(finished), 'archive')}: {_summary(*finished)}")
     failures.exit()
     for folder in dict.fromkeys(folder for known in chosen for folder in known.folders):
         console.note(f"captioner data inspect {to / folder}  shows its content")
@@ -274,13 +279,14 @@ def _entry(known: DataSet) -> str:
     return "\n".join(lines)
 
 
-def _summary(outcome: Outcome) -> str:
-    fetched = f"{_bytes(outcome.fetched)} downloaded" if outcome.fetched else "nothing to download"
-    if not outcome.written:
-        return f"{fetched}, {outcome.present:,} files were already there"
-    return f"{fetched}, {outcome.written:,} files unpacked" + (
-        f", {outcome.present:,} were already there" if outcome.present else ""
+def _summary(*outcomes: Outcome) -> str:
+    fetched, written, present = (
+        sum(getattr(one, name) for one in outcomes) for name in ("fetched", "written", "present")
     )
+    downloaded = f"{_bytes(fetched)} downloaded" if fetched else "nothing to download"
+    if not written:
+        return f"{downloaded}, {present:,} files were already there"
+    return f"{downloaded}, {written:,} files unpacked" + (f", {present:,} were already there" if present else "")
 
 
 def _bytes(count: int) -> str:

@@ -8,6 +8,7 @@ import sys
 from collections.abc import Iterator
 
 import pytest
+from rich.table import Column
 from typer.main import get_command
 from typer.testing import CliRunner
 
@@ -84,6 +85,26 @@ def test_a_row_of_a_table_is_one_line_where_it_is_not_read_on_a_terminal(capsys:
     lines = capsys.readouterr().out.splitlines()
     assert [line.split()[0] for line in lines[:4]] == ["all", "name", "─" * len(lines[2]), "one"]
     assert len(lines) == 9 and lines[3].count("word") == 50 and lines[5:] == lines[:4]
+
+
+def test_markdown_on_a_terminal_has_the_tables_of_all_commands(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    text = "# A|B\n\n| model | BLEU-4 |\n| --- | ---: |\n| a\\|b | **21.3** [20.1, 22.4] |\n| c | 9.0 |\n"
+    console.show_markdown(text)
+    assert capsys.readouterr().out == text + "\n"
+    monkeypatch.setattr(sys, "stdout", Terminal())
+    monkeypatch.setenv("NO_COLOR", "1")
+    console.show_markdown(text)
+    table = console.table("model", Column("BLEU-4", justify="right"))
+    table.add_row("a|b", "21.3 [20.1, 22.4]")
+    table.add_row("c", "9.0")
+    shown = sys.stdout.getvalue()
+    monkeypatch.setattr(sys, "stdout", Terminal())
+    console.show(table)
+    lines = [screen(written)[-4:] for written in (shown, sys.stdout.getvalue())]
+    assert [line.rstrip() for line in lines[0]] == [line.rstrip() for line in lines[1]]
+    assert screen(shown)[0].strip() == "A|B"
 
 
 @pytest.mark.parametrize("name", COMMANDS)

@@ -116,6 +116,8 @@ def test_coco_is_where_the_reader_looks(run, server: Server, tmp_path: Path) -> 
         str(data / "coco" / name) for name in ("annotations_trainval2014.zip", "train2014.zip", "val2014.zip")
     ]
     assert "CC BY 4.0" in result.err and f"captioner data inspect {data / 'coco'}" in result.err
+    size = sum(len(server.files[Path(line.partition(": ")[0]).name]) for line in result.lines)
+    assert f"\n{data}{os.sep}: 3 archives: {size / 1e3:.1f} kB downloaded, 6 files unpacked\n" in result.err
     report = json.loads(run("data", "inspect", data / "coco", "--check-pictures", "--strict", "--json").out)
     assert (report["format"], report["missing"]["count"], report["unreadable"]["count"]) == ("coco", 0, 0)
     assert {name: split["photos"] for name, split in report["splits"].items()} == {"train": 2, "val": 1}
