@@ -19,11 +19,13 @@ import pytest
 pytest.importorskip("fastapi_offline", reason="the page's packages are not installed: pip install 'captioner[web]'")
 from starlette.testclient import TestClient
 
+from captioner.store import DEFAULT
+
 
 @contextmanager
-def serving(model: Path, end: signal.Signals = signal.SIGINT, **settings: Any) -> Iterator[str]:
+def serving(model: str, end: signal.Signals = signal.SIGINT, **settings: Any) -> Iterator[str]:
     """Serve a model in a process until a signal ends it, and yield the address."""
-    command = [sys.executable, "-m", "captioner", "serve", "--model", str(model), "--port", "0", "--device", "cpu"]
+    command = [sys.executable, "-m", "captioner", "serve", "--model", model, "--port", "0", "--device", "cpu"]
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
     with subprocess.Popen(command, **pipes, **settings) as process:
         try:
@@ -38,9 +40,9 @@ def serving(model: Path, end: signal.Signals = signal.SIGINT, **settings: Any) -
 
 
 @pytest.mark.parametrize("end", [signal.SIGINT, signal.SIGTERM])
-def test_it_serves_until_it_is_stopped(model: Path, end: signal.Signals) -> None:
-    with serving(model, end) as address, httpx.Client(base_url=address, timeout=60) as client:
-        assert client.get("/health").json()["models"] == [str(model)]
+def test_it_serves_until_it_is_stopped(end: signal.Signals) -> None:
+    with serving(DEFAULT, end) as address, httpx.Client(base_url=address, timeout=60) as client:
+        assert client.get("/health").json()["models"] == [DEFAULT]
         assert client.post("/caption", content=b"x").status_code == 422
         form = {"content-type": "multipart/form-data; boundary=x"}
         assert client.post("/caption", content=b"--y", headers=form).status_code == 400
@@ -150,13 +152,13 @@ def test_missing_packages_are_named(run, monkeypatch: pytest.MonkeyPatch) -> Non
 
 
 @pytest.mark.slow
-def test_a_thousand_idle_connections_do_not_block_others(model: Path) -> None:
+def test_a_thousand_idle_connections_do_not_block_others() -> None:
     resource = pytest.importorskip("resource")
     limit = partial(resource.setrlimit, resource.RLIMIT_NOFILE, (512, 512))
     before = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (min(4096, before[1]), before[1]))
     try:
-        with ExitStack() as opened, serving(model, preexec_fn=limit) as shown:
+        with ExitStack() as opened, serving(DEFAULT, preexec_fn=limit) as shown:
             address = httpx.URL(shown)
             for _ in range(1030):
                 opened.enter_context(socket.create_connection((address.host, address.port), timeout=10))
@@ -170,8 +172,6 @@ def test_a_thousand_idle_connections_do_not_block_others(model: Path) -> None:
 
 
 def test_without_torch_only_what_runs_is_offered(run, monkeypatch: pytest.MonkeyPatch) -> None:
-    from captioner.store import DEFAULT
-
     apps: list[Any] = []
     monkeypatch.setattr("captioner.cli.serve.find_spec", lambda name: None)
     monkeypatch.setattr("signal.signal", lambda *arguments: None)
