@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import gzip
 import os
+import shutil
 import signal
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -67,3 +69,18 @@ def shared_data() -> Path:
     if not folder.is_dir():
         pytest.skip(f"the real photos are not here ({folder}); set CAPTIONER_DATA to their folder to run this test")
     return folder
+
+
+@pytest.fixture(scope="module")
+def few_paraphrases(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Give METEOR, ours and pycocoevalcap's, only a handful of paraphrases: the full table takes 10 s to load."""
+    from pycocoevalcap.meteor import meteor
+
+    folder = tmp_path_factory.mktemp("meteor")
+    (folder / "data").mkdir()
+    shutil.copy(Path(meteor.__file__).parent / meteor.METEOR_JAR, folder)
+    table = "0.4\nis sleeping\nsleeps\n0.3\nare playing\nplay\n0.3\noutside\nthrough the grass\n"
+    (folder / "data" / "paraphrase-en.gz").write_bytes(gzip.compress(table.encode()))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(meteor, "__file__", str(folder / "meteor.py"))
+        yield

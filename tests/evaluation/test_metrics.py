@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import gzip
 import json
 import os
 import shutil
 import subprocess
 import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -61,21 +60,6 @@ def spaced(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("scores") / "my phötos of 100%"
     folder.mkdir()
     return folder
-
-
-@pytest.fixture(scope="module")
-def few_paraphrases(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """Give METEOR, ours and pycocoevalcap's, only a handful of paraphrases: the full table takes 10 s to load."""
-    from pycocoevalcap.meteor import meteor
-
-    folder = tmp_path_factory.mktemp("meteor")
-    (folder / "data").mkdir()
-    shutil.copy(Path(meteor.__file__).parent / meteor.METEOR_JAR, folder)
-    table = "0.4\nis sleeping\nsleeps\n0.3\nare playing\nplay\n0.3\noutside\nthrough the grass\n"
-    (folder / "data" / "paraphrase-en.gz").write_bytes(gzip.compress(table.encode()))
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(meteor, "__file__", str(folder / "meteor.py"))
-        yield
 
 
 @pytest.fixture(scope="module")
