@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import pytest
 from PIL import Image
 
+from captioner.text.vocabulary import spaced
 from captioner.training.events import Events
 
 COLOURS = {"red": (220, 30, 30), "green": (30, 200, 40), "blue": (30, 40, 220), "white": (240, 240, 240)}
@@ -52,6 +55,23 @@ precision: 32-true
         encoding="utf-8",
     )
     return path
+
+
+def split_words(*groups: Mapping[str, Sequence[str]]) -> list[dict[str, list[str]]]:
+    """Tokenise captions that are words and full stops, as the program in Java does."""
+    return [
+        {
+            image: [" ".join(re.findall(r"\w+", spaced(text).lower())) for text in texts]
+            for image, texts in group.items()
+        }
+        for group in groups
+    ]
+
+
+@pytest.fixture(autouse=True)
+def tokeniser(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Tokenise without Java, whose start takes longer than an epoch of a tiny model."""
+    monkeypatch.setattr("captioner.evaluation.metrics.ptb_tokenize", split_words)
 
 
 @pytest.fixture

@@ -32,6 +32,11 @@ def changes_of(recipe: str, data: Path) -> list[str]:
     return [f"data.path={data}", *FAST, *parts]
 
 
+@pytest.fixture
+def tokeniser() -> None:
+    """Captions by people need the tokeniser in Java."""
+
+
 @pytest.mark.slow
 def test_every_recipe_runs(shared_data: Path, tmp_path: Path) -> None:
     data, names = shared_data / "coco" / "dataset_coco.json", [name for name in recipes() if name.startswith("coco_")]
