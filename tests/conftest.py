@@ -16,8 +16,7 @@ from hypothesis import settings
 settings.register_profile("untimed", deadline=None)
 settings.load_profile("untimed")
 
-# Compiling kernels takes longer than the rest of the suite: only the slow tests do, which compare the compiled kernels
-# with the plain ones.
+# Compiling kernels takes longer than what most tests do with them; those that need it ask for `compiling`.
 os.environ.setdefault("CAPTIONER_COMPILE", "0")
 
 # pytest-xdist runs one worker per core: more threads in each would only wait for one another.
@@ -31,16 +30,13 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
 REPOSITORY = Path(__file__).resolve().parent.parent
 
 
-@pytest.fixture(autouse=True)
-def compiling(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Enable compiling for the slow tests, whatever the environment says, and leave it as it was for the others."""
-    if request.node.get_closest_marker("slow") is None:
-        yield
-        return
+@pytest.fixture
+def compiling(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Compile kernels, here and in processes that the test starts; for slow tests."""
     from captioner.machine.backend import can_compile
 
     monkeypatch.setenv("CAPTIONER_COMPILE", "1")
-    can_compile.cache_clear()  # a quick test may have asked before
+    can_compile.cache_clear()  # another test may have asked before
     yield
     can_compile.cache_clear()
 
