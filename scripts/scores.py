@@ -81,7 +81,11 @@ def measure(data: Path, output: Path, *, rounds: int) -> Record:
         **{name: first[name] for name in ("captioner", "resamples", "seed")},
         "models": {name: identity(shipped()[name]) for name in MODELS},
         "scores": {name: _scores(each) for name, each in found.items()},
-        "grounding": {"attention": ATTENTION, "models": grounded},
+        "grounding": {
+            "attention": ATTENTION,
+            # A model whose captions name nothing that has a box has no attention to compare.
+            "models": {name: found for name, found in grounded.items() if found["scores"]},
+        },
         "rounds": rounds,
         "machine": first["machine"] if rounds else None,
         "cost": first["cost"],
