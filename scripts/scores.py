@@ -84,7 +84,7 @@ def measure(data: Path, output: Path, *, rounds: int) -> Record:
         "grounding": {
             "attention": ATTENTION,
             # A model whose captions name nothing that has a box has no attention to compare.
-            "models": {name: found for name, found in grounded.items() if found["scores"]},
+            "models": {name: each for name, each in grounded.items() if each["scores"]},
         },
         "rounds": rounds,
         "machine": first["machine"] if rounds else None,
