@@ -25,6 +25,7 @@ FAST = "--metrics BLEU,CIDEr --device cpu"
 UNTIMED = f"{FAST} --rounds 0 --photos 0"
 
 
+@pytest.mark.slow
 def test_the_whole_report(
     run: Run, model: Path, other: Path, dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

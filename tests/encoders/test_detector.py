@@ -173,6 +173,7 @@ def test_batch_normalisation_keeps_its_statistics_and_the_rest_is_trained() -> N
     assert [name for name, weight in detector.named_parameters() if weight.grad is None] == []
 
 
+@pytest.mark.slow
 def test_a_few_steps_find_red_and_green_squares() -> None:
     torch.manual_seed(0)
     size = 128  # on smaller images few anchors fit the squares, and so few steps of training need not suffice

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import sys
+from collections.abc import Mapping
 from importlib import metadata
 from pathlib import Path
 
@@ -29,13 +30,20 @@ def project(repository: Path) -> dict[str, list[str]]:
     }
 
 
+@pytest.fixture(scope="module")
+def origins() -> Mapping[str, list[str]]:
+    """Return the packages that installed each module."""
+    return metadata.packages_distributions()
+
+
 def plain(name: str) -> str:
     return re.sub(r"[-_.]+", "-", name).lower()
 
 
 @pytest.mark.parametrize("extra", EXTRAS)
-def test_the_modules_of_an_extra_come_from_its_packages(extra: str, project: dict[str, list[str]]) -> None:
-    origins = metadata.packages_distributions()
+def test_the_modules_of_an_extra_come_from_its_packages(
+    extra: str, project: dict[str, list[str]], origins: Mapping[str, list[str]]
+) -> None:
     missing = [module for module in EXTRAS[extra] if module not in origins]
     if missing:
         pytest.skip(f"{', '.join(missing)}: not installed")

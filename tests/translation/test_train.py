@@ -163,7 +163,11 @@ def changes_of(family: str) -> list[str]:
 
 
 @pytest.mark.parametrize(
-    "family", [pytest.param(name, marks=[pytest.mark.slow] if name == "transformer_xl" else []) for name in FAMILIES]
+    "family",
+    [
+        pytest.param(name, marks=[] if name in ("attention", "hard attention") else [pytest.mark.slow])
+        for name in FAMILIES
+    ],
 )
 def test_killed_within_an_epoch_and_resumed_ends_with_the_same_bits(
     tiny: Path, tmp_path: Path, exact: None, monkeypatch: pytest.MonkeyPatch, family: str
