@@ -511,7 +511,7 @@ def test_a_few_steps_of_training_lower_the_loss(pair: Pair) -> None:
     parameters = [parameter for _, part in trained for parameter in part.parameters()]
     optimiser = torch.optim.Adam(parameters, lr=0.03)
     losses = []
-    for step in range(30):
+    for step in range(12):
         memory = model.encode() if pair.kind == "text" else memory_of(pair.kind, pair.encoder)
         loss, _ = objective(model.refiner, model.decoder, memory, captions)
         optimiser.zero_grad()

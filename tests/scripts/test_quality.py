@@ -37,9 +37,10 @@ def test_the_pages_tables_are_those_of_the_json_file(repository: Path, quality: 
     assert not re.search(r"^\|", page, re.MULTILINE), "a table that was typed into the page"
     named = re.findall(r"<!-- table: quality_(\w+) -->", page + lineage)
     assert named == list(json.loads((repository / "docs" / "howto" / "quality.json").read_text(encoding="utf-8")))
+    readme = load(repository, "readme")
     for name in named:
         table = quality.tables()[name]
-        head, *rows = rows_of(load(repository, "readme").table(f"quality_{name}"))
+        head, *rows = rows_of(readme.table(f"quality_{name}"))
         assert head == table["head"] and len(rows) == len(table["rows"])
         for written, row in zip(rows, table["rows"], strict=True):
             for text, cell in zip(written, row, strict=True):
