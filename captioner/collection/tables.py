@@ -33,7 +33,7 @@ def open_table(file: Any) -> Any:
     try:
         return parquet.ParquetFile(file, buffer_size=1 << 20)  # without a buffer it loads a whole column of a group
     except Exception as error:  # pyarrow's own, or of the storage
-        raise BadPart(f"no Parquet file, or a damaged one ({first_line(error)})") from None
+        raise BadPart(f"not a Parquet file, or damaged ({first_line(error)})") from None
 
 
 def column_of(schema: Any, column: str | None) -> Column:

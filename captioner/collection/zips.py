@@ -31,7 +31,7 @@ def images_in_zip(opened: Callable[[], AbstractContextManager[Any]]) -> Iterator
             archive = zipfile.ZipFile(file)
             members = archive.infolist()
         except Exception as error:  # a damaged file can make zipfile raise nearly anything
-            raise BadPart(f"is no ZIP file, or a damaged one ({first_line(error)})") from None
+            raise BadPart(f"is not a ZIP file, or damaged ({first_line(error)})") from None
         if len(members) > _MOST_MEMBERS:
             raise BadPart(f"has {len(members):,} members, more than the {_MOST_MEMBERS:,} that are read; split it")
         unpacked = packed = 0

@@ -1,4 +1,4 @@
-"""Files that are no images, or images of formats that cannot be read, recognised by their first bytes."""
+"""Files that are not images, or images of formats that cannot be read, recognised by their first bytes."""
 
 from __future__ import annotations
 

@@ -315,7 +315,7 @@ def test_images_in_archives(caption, images: Path, tmp_path: Path) -> None:
     assert [row["error"] is None for row in found] == [True, False, True]
     assert found[0]["caption"] == json.loads(caption(images / "red.jpg", "--json").out)["caption"]
     (tmp_path / "bad.zip").write_bytes((tmp_path / "two.zip").read_bytes()[:-40])
-    assert "bad.zip: is no ZIP file, or a damaged one" in caption(tmp_path / "bad.zip").err
+    assert "bad.zip: is not a ZIP file, or damaged" in caption(tmp_path / "bad.zip").err
 
 
 def test_what_a_folder_has_beside_images_is_counted(caption, images: Path) -> None:

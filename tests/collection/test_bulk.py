@@ -132,7 +132,7 @@ def test_a_damaged_parquet_file_is_one_error(collection: Path, model: Path, tmp_
     (collection / "bad.parquet").write_bytes(b"PAR1 and nothing else")
     caption(plan_of(collection, tmp_path / "out", model), model)
     errors = {row["image"]: row["error"] for row in rows(tmp_path / "out")}
-    assert errors[str(collection / "bad.parquet")].startswith("no Parquet file, or a damaged one")
+    assert errors[str(collection / "bad.parquet")].startswith("not a Parquet file, or damaged")
     assert sum(error is None for error in errors.values()) == 8
 
 

@@ -140,7 +140,9 @@ def _rows_of(source: Source, file: Path) -> Iterator[_Row]:
                 texts = [record[each] for each in captions]
                 rows.append(_Row(file, len(rows), given, str(part), texts, packed is not None))
     except (OSError, ValueError) as error:  # ValueError: pyarrow's own
-        raise AnnotationError(f"{file}: is no Parquet file, or damaged ({first_line(error)}); copy it again") from error
+        raise AnnotationError(
+            f"{file}: is not a Parquet file, or damaged ({first_line(error)}); copy it again"
+        ) from error
     if packed and not name:  # paths are names only if they distinguish the images
         counts = Counter(row.name for row in rows)
         rows = [row if row.name and counts[row.name] == 1 else row._replace(name=None) for row in rows]

@@ -101,7 +101,7 @@ def test_wrong_parquet(tmp_path: Path) -> None:
     with pytest.raises(AnnotationError, match=r"x\.parquet: its columns are image, label; rename .* caption or text"):
         read_captions(parquet(tmp_path / "x.parquet", image=[IMAGE], label=[1]))
     (tmp_path / "x.parquet").write_bytes(b"PAR1" + b"x" * 100)
-    with pytest.raises(AnnotationError, match=r"x\.parquet: is no Parquet file, or damaged"):
+    with pytest.raises(AnnotationError, match=r"x\.parquet: is not a Parquet file, or damaged"):
         read_captions(tmp_path / "x.parquet")
     for name in ("captions", "questions"):
         parquet(tmp_path / "two" / name / "train.parquet", image=[IMAGE], caption=["x"])
