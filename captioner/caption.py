@@ -5,7 +5,7 @@ Letters in shapes: T words, N regions or cells, L blocks, H heads.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
@@ -26,8 +26,25 @@ Array: TypeAlias = "np.ndarray[Any, np.dtype[Any]]"
 MEAN, ROLLOUT, HEADS = "mean", "rollout", "heads"
 
 
-@dataclass(frozen=True, repr=False)
-class Caption:
+class EqualArrays:
+    """Makes dataclasses equal whose fields are equal; arrays are, if their shapes and numbers are."""
+
+    __hash__ = None  # type: ignore[assignment]
+
+    def __eq__(self, other: object) -> bool:
+        if type(other) is not type(self):
+            return NotImplemented
+        pairs = ((getattr(self, each.name), getattr(other, each.name)) for each in fields(self))  # type: ignore[arg-type]
+        return all(
+            np.array_equal(one, another)
+            if isinstance(one, np.ndarray) or isinstance(another, np.ndarray)
+            else one == another
+            for one, another in pairs
+        )
+
+
+@dataclass(frozen=True, repr=False, eq=False)
+class Caption(EqualArrays):
     """A caption of one image. A notebook shows it with its image and its attention, to explore.
 
     Attributes:

@@ -50,6 +50,16 @@ def test_spans_are_where_the_words_stand(words: list[str]) -> None:
     assert between.strip() == ""
 
 
+def test_captions_and_translations_are_equal_by_their_numbers() -> None:
+    german = Translation("Der Hund.", [" Der"], [" The"], -1.0, np.eye(2))
+    same = replace(CAPTION, attention=np.eye(5), translation=german)
+    assert same == replace(CAPTION, translation=replace(german, attention=np.eye(2))) and [same] == [replace(same)]
+    assert german != same and same != "The dog doesn't run."
+    for other in ({"attention": np.ones((5, 5))}, {"attention": np.eye(4)}, {"attention": None}, {"text": "A dog."}):
+        assert same != replace(same, **other)
+    assert same != replace(same, translation=replace(german, attention=np.ones((2, 2))))
+
+
 def test_words_at_a_point_are_those_of_its_cell_or_regions() -> None:
     """The point is relative to the whole image, and cells and regions to the part that the model sees."""
     weights = np.array([[0.25, 0.75]])

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from captioner.caption import Array
+from captioner.caption import Array, EqualArrays
 from captioner.text.vocabulary import EOS, SPECIAL
 
 if TYPE_CHECKING:
@@ -21,8 +21,8 @@ if TYPE_CHECKING:
 _PUNCTUATION = ".,;:!?\"'()[]„“”‚‘’«»…–—"
 
 
-@dataclass(frozen=True)
-class Translation:
+@dataclass(frozen=True, eq=False)
+class Translation(EqualArrays):
     """The translation of one text.
 
     A piece is a word or a part of one, as :class:`captioner.text.subwords.Subwords` splits it.
