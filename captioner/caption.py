@@ -27,7 +27,7 @@ MEAN, ROLLOUT, HEADS = "mean", "rollout", "heads"
 
 
 class EqualArrays:
-    """Makes dataclasses equal whose fields are equal; arrays are, if their shapes and numbers are."""
+    """Compares dataclasses by their fields, and arrays by shape and values."""
 
     __hash__ = None  # type: ignore[assignment]
 

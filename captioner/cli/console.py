@@ -229,8 +229,8 @@ def progress(title: str, *, show: bool = True) -> Iterator[Progressing]:
 
     Args:
         title: what is done.
-        show: ``False`` if results on stdout show the progress: then there is no bar, and the first line comes after a
-            minute.
+        show: ``False`` if results on stdout already show the progress: no bar is drawn, and the first line comes
+            after a minute.
 
     Yields:
         A function to call with (done, total, details); the total is ``None`` if it is unknown, and the details, such as

@@ -51,7 +51,7 @@ def _scores(e: Tensor, f: Tensor, v: Tensor) -> Tensor:
 def _scores_stored(e: Tensor, f: Tensor, v: Tensor) -> Tensor:
     """Compute :func:`_scores` in three passes over all elements instead of five, with 1/e and v/e of the keys.
 
-    On a CPU the passes take some units at a time, whose elements stay in the processor's cache.
+    On a CPU each pass processes a block of units that fits in the processor's cache.
     """
     units = _UNITS if e.device.type == "cpu" else len(v)
     parts = zip(

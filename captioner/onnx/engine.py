@@ -110,7 +110,7 @@ class OnnxEngine(Engine):
             ConfigError: the device is neither ``cpu`` nor ``auto``.
         """
         config, graphs = exported.read(folder)
-        weights = config.get("kind", store.CAPTIONER) == store.CAPTIONER
+        weights = store.kind_in(config) == store.CAPTIONER
         if device not in ("auto", "cpu"):
             other = "the engine torch" if weights else "the model that it was exported from"
             raise ConfigError(

@@ -45,7 +45,7 @@ _FREE = torch.export.Dim.DYNAMIC
 
 
 class Traced:
-    """A model whose graphs are traced on two images of noise.
+    """A model prepared for export; two images of noise serve to trace its graphs.
 
     Args:
         model: on the CPU, in float32.

@@ -12,12 +12,11 @@ import textwrap
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from captioner.store.config import CAPTIONER, DETECTOR, ONNX, TRANSLATOR
+from captioner.store.config import CAPTIONER, DETECTOR, ONNX, TRANSLATOR, kind_in
 from captioner.store.history import (
     dataset_name,
     datasets_of,
     device_of,
-    kind_in,
     results_of,
     runs_of,
     search_name,

@@ -66,7 +66,7 @@ def kind_of(folder: Path) -> str:
         config = json.loads(_content(folder / CONFIG))
     except (CheckpointError, ValueError, RecursionError):
         return CAPTIONER
-    return str(config.get("kind", CAPTIONER)) if isinstance(config, dict) else CAPTIONER
+    return kind_in(config) if isinstance(config, dict) else CAPTIONER
 
 
 def is_ours(path: Path) -> bool:
@@ -75,7 +75,7 @@ def is_ours(path: Path) -> bool:
         config = _read(path)
     except CheckpointError:
         return False
-    return "captioner" in config and str(config.get("kind", CAPTIONER)) in PARTS
+    return "captioner" in config and kind_in(config) in PARTS
 
 
 def _content(path: Path) -> str:
@@ -109,6 +109,11 @@ _FIELDS: dict[str, dict[str, tuple[type, ...]]] = {
 _OPTIONAL: dict[str, tuple[type, ...]] = {"about": (dict,), "kind": (str,), FILES: (dict,), "graphs": (dict,)}
 
 
+def kind_in(config: Mapping[str, Any]) -> str:
+    """Return the kind of the model that a config describes."""
+    return str(config.get("kind", CAPTIONER))
+
+
 def read_config(folder: Path, kind: str = CAPTIONER) -> dict[str, Any]:
     """Read the config of a model folder and check its kind.
 
@@ -122,7 +127,7 @@ def read_config(folder: Path, kind: str = CAPTIONER) -> dict[str, Any]:
         raise CheckpointError(
             f"{path}: format {config['format']} is newer than this program reads ({FORMAT}); upgrade captioner"
         )
-    found = config.get("kind", CAPTIONER)
+    found = kind_in(config)
     if found != kind:
         raise CheckpointError(f"{folder}: is a {found} and not a {kind}; give the folder of a {kind}")
     _check_fields(path, config, {"model": (dict,)}, _FIELDS.get(kind, {}))

@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from captioner.store.config import CAPTIONER, DETECTOR, ONNX, TRANSLATOR
+from captioner.store.config import DETECTOR, ONNX, TRANSLATOR, kind_in
 
 _DATASETS = {
     "flickr8k": "Flickr8k",
@@ -40,11 +40,6 @@ class Result:
     split: str
     search: str
     scores: dict[str, float]
-
-
-def kind_in(config: Mapping[str, Any]) -> str:
-    """Return the kind of the model that a config describes."""
-    return str(config.get("kind", CAPTIONER))
 
 
 def datasets_of(config: Mapping[str, Any]) -> list[str]:
