@@ -239,7 +239,8 @@ def stage_lines(stages: Sequence[Mapping[str, Any]], *, scored: bool = True) -> 
     lines: list[str] = []
     for number, stage in enumerate(stages, 1):
         recipe, settings = stage["recipe"], stage["recipe"].get("objective", {})
-        objective = OBJECTIVES[settings.get("name", "cross_entropy")]
+        name = settings.get("name", "cross_entropy")
+        objective = OBJECTIVES.get(name, f"`{name}`")  # one that another file registered
         if settings.get("grounding"):
             objective += " and attention on boxes (Liu et al. 2017)"
         if teacher := stage.get("teacher"):

@@ -136,6 +136,11 @@ def test_boxes_and_consensus_are_told() -> None:
     assert len(lines) == 3
 
 
+def test_an_objective_of_another_file_is_told_by_its_name() -> None:
+    stage = STAGE | {"recipe": RECIPE | {"objective": {"name": "mine"}}}
+    assert card.stage_lines(history.stages_of(stage), scored=False)[0].startswith("1. `mine`, epoch 4")
+
+
 def test_a_card_has_the_time_of_all_runs_if_there_are_several() -> None:
     about = STAGE | {"minutes": 7, "devices": 2, "start": STAGE | {"minutes": 5, "devices": 2}}
     text = card.default(CONFIGS[CAPTIONER] | {"about": about}, "run").replace("\n", " ")
