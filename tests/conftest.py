@@ -52,6 +52,14 @@ def compiled_graphs(compiling: None) -> Callable[[], int]:
     return lambda: int(counters["stats"]["unique_graphs"])
 
 
+@pytest.fixture(scope="session", autouse=True)
+def no_waiting_for_disks() -> Iterator[None]:
+    """Do not wait until files are on the disk: tests stop processes, but not the power."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(os, "fsync", lambda descriptor: None)
+        yield
+
+
 @pytest.fixture(scope="session")
 def repository() -> Path:
     """The root of the source checkout."""
