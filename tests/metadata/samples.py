@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import atexit
 import json
 import shutil
 import struct
 import subprocess
 from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -21,12 +23,31 @@ needs_exiftool = pytest.mark.skipif(
 )
 
 
+@cache
+def _started() -> subprocess.Popen[bytes]:
+    """Start exiftool once for all calls: it starts ten times as long as it works."""
+    assert EXIFTOOL is not None
+    command = [EXIFTOOL, "-stay_open", "True", "-@", "-"]
+    process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+    atexit.register(process.communicate, b"-stay_open\nFalse\n")
+    return process
+
+
 def exiftool(*arguments: str | Path) -> bytes:
     """Run exiftool and return what it prints; it must succeed."""
-    assert EXIFTOOL is not None
-    done = subprocess.run([EXIFTOOL, *map(str, arguments)], capture_output=True, check=False)
-    assert done.returncode == 0, done.stderr.decode()
-    return done.stdout
+    process = _started()
+    assert process.stdin is not None and process.stdout is not None
+    lines = [*map(str, arguments), "-echo3", "{status ${status}}", "-execute"]
+    process.stdin.write("".join(f"{line}\n" for line in lines).encode())
+    process.stdin.flush()
+    printed = b""
+    while not printed.endswith(b"{ready}\n"):
+        line = process.stdout.readline()
+        assert line, "exiftool has ended"
+        printed += line
+    printed, _, status = printed.rpartition(b"{status ")
+    assert status == b"0}\n{ready}\n"
+    return printed
 
 
 def tags(*paths: Path) -> list[dict[str, Any]]:
