@@ -48,7 +48,7 @@ def sinusoid(positions: Tensor, features: int) -> Tensor:
 
     Its even features are ``sin(t / 10000^(2i/D))``, its odd ones the cosine.
     """
-    device, steps = positions.device, len(positions)
+    device, steps = positions.device, positions.shape[0]  # len() would fix it in a graph
     position = positions.to(torch.float64).unsqueeze(1)
     rate = torch.exp(
         torch.arange(0, features, 2, device=device, dtype=torch.float64) * (-math.log(10_000.0) / features)
