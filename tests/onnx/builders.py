@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
 import torch
 from PIL import Image
 from torch import nn
@@ -57,6 +58,12 @@ def tiny(variant: str, **search: Any) -> CaptionModel:
             # Hard attention needs scores that no rounding makes equal, as those of saturated units are.
             nn.init.normal_(weight, std=1.2 if parts["decoder"].get("kind") == "hard" else 1.5)
     return model.eval()
+
+
+def in_32_bits(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Run models in torch in the precision of their graphs."""
+    for module in ("encoders.encoder", "engines.model"):
+        monkeypatch.setattr(f"captioner.{module}.fast_dtype", lambda device: torch.float32)
 
 
 def write_images(folder: Path, count: int = 5) -> list[Path]:
