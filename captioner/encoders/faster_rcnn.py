@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torchvision.models.detection.image_list import ImageList
 
 from captioner.data.transform import MOST_SIZE, Transform
-from captioner.encoders.grid import meta_forward
+from captioner.encoders.grid import map_shape
 from captioner.errors import EncoderError
 from captioner.settings import Settings
 
@@ -63,10 +63,9 @@ class BackboneMaps(nn.Module):
         super().__init__()
         self.trunk = trunk
         last: dict[int, tuple[int, int]] = {}
-        maps = torch.empty(1, 3, size, size, device="meta")
-        for number, stage in enumerate(trunk):
-            maps = meta_forward(stage, maps)
-            last[size // maps.shape[-1]] = (number, maps.shape[1])
+        for number in range(len(trunk)):
+            channels, *sides = map_shape(trunk[: number + 1], size)
+            last[size // sides[-1]] = (number, channels)
         if any(stride not in last for stride in STRIDES):
             raise EncoderError(
                 f"the detector's backbone has maps at strides {sorted(last)} and not at {STRIDES}; "

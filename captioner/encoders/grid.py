@@ -18,11 +18,13 @@ import torch
 import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
 from captioner.data.transform import MOST_SIZE, Transform
 from captioner.encoders import efficientnet_lite
 from captioner.encoders.encoder import ENCODERS, Encoder, EncoderConfig, may_download
 from captioner.errors import EncoderError, first_line
+from captioner.layers.convolution import SameConv2d
 from captioner.machine.backend import fast_dtype
 from captioner.machine.packages import is_installed, require
 from captioner.memory import Memory
@@ -125,10 +127,7 @@ class GridEncoder(Encoder):
         self.stages = len(self.trunk)
         self.transform = Transform(size=config.size or known.size, fit=config.fit, mean=trunk.mean, std=trunk.std)
         size = self.transform.size
-        if known.library == "captioner":
-            self.features, *grid = efficientnet_lite.map_shape(self.trunk, size)
-        else:
-            _, self.features, *grid = meta_forward(self.trunk, torch.empty(1, 3, size, size, device="meta")).shape
+        self.features, *grid = map_shape(self.trunk, size)
         if len(grid) != 2:
             raise EncoderError(f"backbone {config.backbone!r} has no map of features; choose a convolutional one")
         if config.pool > min(grid):
@@ -200,10 +199,24 @@ class _ForwardFeatures(nn.Module):
         return features
 
 
-def meta_forward(module: nn.Module, x: Any) -> Any:
-    """Call a module on the meta device, to get the shape of its output without computing it."""
-    tensors = chain(module.named_parameters(), module.named_buffers())
-    return torch.func.functional_call(module, {name: torch.empty_like(t, device="meta") for name, t in tensors}, (x,))
+class _WithoutNorms(TorchFunctionMode):
+    """Skips batch normalisation, which keeps shapes, and on the meta device takes longer than everything else."""
+
+    def __torch_function__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        return args[0] if function is F.batch_norm else function(*args, **(kwargs or {}))
+
+
+def map_shape(stages: nn.Sequential, size: int) -> tuple[int, ...]:
+    """Return the channels, rows and columns of the last map of ``stages``, for images of size x size pixels."""
+    if any(isinstance(layer, SameConv2d) for layer in stages.modules()):
+        return efficientnet_lite.map_shape(stages, size)
+    empty = {
+        name: torch.empty_like(tensor, device="meta")
+        for name, tensor in chain(stages.named_parameters(), stages.named_buffers())
+    }
+    with _WithoutNorms():
+        maps = torch.func.functional_call(stages, empty, (torch.empty(1, 3, size, size, device="meta"),))
+    return tuple(maps.shape[1:])
 
 
 def _build(backbone: Backbone, *, pretrained: bool) -> Trunk:
