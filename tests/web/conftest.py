@@ -1,10 +1,12 @@
 from __future__ import annotations
 
+import asyncio
 import io
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Coroutine, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -50,10 +52,15 @@ def batches(captioner: Captioner) -> Iterator[Batches]:
 
 
 @pytest.fixture
-def listening() -> Iterator[Callable[..., str]]:
+def listening(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., str]]:
     """Run an application on a free port, and return its address."""
     import uvicorn
 
+    def briefly(seconds: float) -> Coroutine[Any, Any, None]:
+        return asyncio.sleep(min(seconds, 0.005))
+
+    # A server looks every 0.1 s whether it is to stop, and then waits for 0.1 s.
+    monkeypatch.setattr("uvicorn.server.asyncio", SimpleNamespace(**{**vars(asyncio), "sleep": briefly}))
     servers: list[tuple[Any, threading.Thread]] = []
 
     def start(app: Any, **settings: Any) -> str:
@@ -64,7 +71,7 @@ def listening() -> Iterator[Callable[..., str]]:
         thread.start()
         servers.append((server, thread))
         while not server.started:
-            time.sleep(0.01)
+            time.sleep(0.002)
         return f"http://127.0.0.1:{listener.getsockname()[1]}"
 
     yield start

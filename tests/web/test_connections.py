@@ -40,9 +40,15 @@ def shared(slow: Slow) -> Iterator[Batches]:
 
 
 @pytest.fixture
-def connect(
-    shared: Batches, listening: Callable[..., str], caplog: pytest.LogCaptureFixture
-) -> Iterator[Callable[[], socket.socket]]:
+def no_errors(caplog: pytest.LogCaptureFixture) -> Iterator[None]:
+    """Refuse errors in the log of a server, until it has stopped."""
+    yield
+    records = [*caplog.get_records("call"), *caplog.get_records("teardown")]
+    assert not [record for record in records if record.exc_info or record.levelno >= logging.ERROR]
+
+
+@pytest.fixture
+def connect(no_errors: None, shared: Batches, listening: Callable[..., str]) -> Iterator[Callable[[], socket.socket]]:
     """Connect to a server with small limits; it may not log any error."""
     app = create_app(shared, max_bytes=3_000_000, rate=0, max_held=5_000_000)
     settings = {"http": protocol(20, idle=0.3, patience=0.6), "ws": "none", "loop": "asyncio", "log_config": None}
@@ -58,8 +64,6 @@ def connect(
             return one
 
         yield call
-    time.sleep(0.05)
-    assert not [record for record in caplog.get_records("call") if record.exc_info or record.levelno >= logging.ERROR]
 
 
 def answer(connection: socket.socket) -> bytes:
@@ -184,8 +188,7 @@ def test_nothing_keeps_an_image_that_was_answered(
             one = connect()
             ask(one, image)
             assert status(answer(one)) in (200, 422)
-        time.sleep(0.05)
-        assert not [one for one in gc.get_objects() if type(one) is Upload]
+        until(lambda: not [one for one in gc.get_objects() if type(one) is Upload])
     finally:
         gc.enable()
 
