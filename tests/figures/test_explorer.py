@@ -348,13 +348,15 @@ def test_browser_keyboard_goes_from_caption_to_caption(show: Any) -> None:
 
 def test_browser_plays_the_caption_last_used(show: Any) -> None:
     page = show(several())
+    page.clock.install()
     play = page.locator(".play")
     assert play.inner_text() == "Play caption 1"
     page.get_by_role("button", name="second").click()
     assert play.inner_text() == "Play caption 2"
     play.click()
     assert play.inner_text() == "Stop" and "“a” of caption 2" in page.locator(".status").inner_text()
-    page.locator(".status", has_text="“second” of caption 2").wait_for(timeout=3000)
+    page.clock.run_for(1000 * Style().seconds)
+    assert "“second” of caption 2" in page.locator(".status").inner_text()
     play.click()
     assert play.inner_text() == "Play caption 2" and page.locator(".caption").nth(1).locator(".shown").count() == 0
 
