@@ -29,7 +29,7 @@ from captioner.training import loop
 from captioner.training.fit import train as run
 from captioner.training.recipe import load_config
 from captioner.training.state import STATE, RunProgress, save_state
-from tests.training.conftest import COLOURS, listening, split_words
+from tests.training.conftest import COLOURS, listening, make_images, make_tiny, split_words
 
 
 def weights(output: Path) -> dict[str, torch.Tensor]:
@@ -44,6 +44,15 @@ def identical(first: Path, second: Path) -> bool:
 def about_of(folder: Path) -> Any:
     """Return how a model was made, by its config."""
     return json.loads((folder / "config.json").read_text())["about"]
+
+
+@pytest.fixture(scope="module")
+def first(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A model to start from, trained in two epochs on the images themselves."""
+    folder = tmp_path_factory.mktemp("first")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("captioner.evaluation.metrics.ptb_tokenize", split_words)
+        return run(make_tiny(make_images(folder)), ["epochs=2", "fine_tune.from_epoch=1"], output=folder / "first")
 
 
 def test_words_of_these_tests_are_split_as_by_the_tokeniser() -> None:
@@ -162,17 +171,18 @@ def test_boxes_that_cannot_be_used_are_refused(tiny: Path, tmp_path: Path, chang
 
 
 def test_varied_images_are_encoded_in_every_epoch_and_drawn_by_the_seed(tiny: Path, tmp_path: Path) -> None:
-    varied = ["epochs=2", "fine_tune.from_epoch=1", "data.augment={crop: 0.7, colour: 0.2, erase: 0.5}"]
+    plain = ["epochs=2", "evaluation.every=2", "fine_tune.from_epoch=1"]
+    varied = [*plain, "data.augment={crop: 0.7, colour: 0.2, erase: 0.5}"]
     for name in ("first", "again"):
         run(tiny, varied, output=tmp_path / name)
-    run(tiny, varied[:2], output=tmp_path / "plain")
+    run(tiny, plain, output=tmp_path / "plain")
     assert identical(tmp_path / "first", tmp_path / "again")
     assert not identical(tmp_path / "first", tmp_path / "plain")
     assert not (tmp_path / "first" / "features").exists()
 
 
 def test_stored_maps_are_cropped_and_drawn_by_the_seed(tiny: Path, tmp_path: Path) -> None:
-    last = ["epochs=2", "fine_tune.from_epoch=1", "fine_tune.stages=2"]
+    last = ["epochs=2", "evaluation.every=2", "fine_tune.from_epoch=1", "fine_tune.stages=2"]
     for name in ("first", "again"):
         run(tiny, [*last, "data.augment={crop: 0.5, stored: true}"], output=tmp_path / name)
     run(tiny, last, output=tmp_path / "plain")
@@ -384,8 +394,7 @@ def test_settings_reach_the_model(tiny: Path) -> None:
     assert load_config(tiny, ["model.search.width=2"]).model.search.width == 2
 
 
-def test_self_critical_training_continues_from_a_model(tiny: Path, tmp_path: Path) -> None:
-    first = run(tiny, ["epochs=2", "fine_tune.from_epoch=1"], output=tmp_path / "first")
+def test_self_critical_training_continues_from_a_model(tiny: Path, first: Path, tmp_path: Path) -> None:
     changes = [
         "epochs=2",
         "fine_tune.from_epoch=null",
@@ -408,9 +417,11 @@ def test_self_critical_training_continues_from_a_model(tiny: Path, tmp_path: Pat
 
 
 def test_going_on_with_new_words_must_beat_the_start(tiny: Path, images: Path, tmp_path: Path) -> None:
-    first = run(tiny, ["epochs=4", "data.min_count=24", "fine_tune.from_epoch=1"], output=tmp_path / "first")
+    rare = ["epochs=4", "evaluation.every=4", "data.min_count=24", "fine_tune.from_epoch=1"]
+    first = run(tiny, rare, output=tmp_path / "first")
     assert "red" not in load_model(first).vocabulary
-    changes = [f"start={first}", "new_words=true", "data.min_count=3", "epochs=8", "optimiser.learning_rate=0.05"]
+    changes = [f"start={first}", "new_words=true", "data.min_count=3", "optimiser.learning_rate=0.05"]
+    changes += ["epochs=8", "evaluation.every=4"]
     events, heard = listening()
     second = run(tiny, changes, output=tmp_path / "second", events=events)
     said = "\n".join(heard)
@@ -429,9 +440,8 @@ def test_going_on_with_new_words_must_beat_the_start(tiny: Path, images: Path, t
 
 
 def test_of_several_blends_each_evaluation_takes_the_best(
-    tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tiny: Path, first: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    first = run(tiny, ["epochs=1", "fine_tune.from_epoch=1"], output=tmp_path / "first")
     changes = ["epochs=2", f"start={first}", "optimiser.learning_rate=0.1"]
 
     def scores(name: str, blend: str) -> list[float]:
@@ -457,8 +467,7 @@ def test_an_objective_is_checked_before_the_work(tiny: Path) -> None:
         load_config(tiny, ["objective.name=self_crit"])
 
 
-def test_a_blend_lies_between_the_start_and_what_was_trained(tiny: Path, tmp_path: Path) -> None:
-    first = run(tiny, ["epochs=1", "fine_tune.from_epoch=1"], output=tmp_path / "first")
+def test_a_blend_lies_between_the_start_and_what_was_trained(tiny: Path, first: Path, tmp_path: Path) -> None:
     models = [load_model(first)]
     for blend in (1.0, 0.25):
         changes = ["epochs=1", f"start={first}", "optimiser.learning_rate=0.1", f"blend={blend}"]
