@@ -37,7 +37,9 @@ def ptb_tokenize(*groups: Mapping[str, Sequence[str]]) -> list[Tokens]:
         for caption in captions
     ]
     jar, folder = ptbtokenizer.STANFORD_CORENLP_3_4_1_JAR, Path(ptbtokenizer.__file__).parent
-    arguments = ["-cp", jar, "edu.stanford.nlp.process.PTBTokenizer", "-preserveLines", "-lowerCase"]
+    # The simple compiler and collector: 180,000 captions take 1.0 instead of 2.0 s, and ten 0.2 instead of 0.27 s.
+    arguments = ["-XX:TieredStopAtLevel=1", "-XX:+UseSerialGC", "-cp", jar]
+    arguments += ["edu.stanford.nlp.process.PTBTokenizer", "-preserveLines", "-lowerCase"]
     output = _run_java("the PTB tokeniser", arguments, folder, text="".join(f"{line}\n" for line in lines))
     tokenized = output.split("\n")[:-1]
     if len(tokenized) != len(lines):
