@@ -13,6 +13,8 @@ from PIL import Image
 from tests.benchmark.conftest import canned_cost
 from tests.cli.conftest import Run, results, tiny_model
 
+pytestmark = pytest.mark.usefixtures("tokeniser")
+
 
 @pytest.fixture(scope="session")
 def other(tmp_path_factory: pytest.TempPathFactory) -> Path:

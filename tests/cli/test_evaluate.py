@@ -8,6 +8,8 @@ import pytest
 
 from tests.cli.conftest import Run, bleu, results
 
+pytestmark = pytest.mark.usefixtures("tokeniser")
+
 METRICS = ("--metrics", "BLEU,CIDEr")
 
 
