@@ -6,16 +6,23 @@ import itertools
 import json
 import threading
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
+from torch import Tensor
 
 from captioner import Caption, Captioner
+from captioner.decoders import State
+from captioner.decoders.show_attend_tell import ShowAttendTell, ShowAttendTellConfig
+from captioner.encoders import Refiner
+from captioner.encoders.grid import GridConfig, GridEncoder
 from captioner.engines.model import ModelEngine, Writer
 from captioner.errors import ConfigError, ImageError
+from captioner.memory import Memory
 from captioner.model.checkpoint import load_model
 from captioner.text.vocabulary import detokenize
 from tests.model.test_checkpoint import tiny_model
@@ -48,6 +55,57 @@ def test_a_decoder_that_is_not_packed_gets_its_own_precision() -> None:
     elsewhere = torch.device("meta")  # as a GPU, whose encoder is faster in 16 bits
     writer = Writer.of(model.to(elsewhere), elsewhere)
     writer.decoder.start(writer.refined(half.to(elsewhere)))
+
+
+class OwnEncoder(GridEncoder):
+    """A grid with one more layer, in the precision of its weights."""
+
+    def __init__(self, config: GridConfig) -> None:
+        super().__init__(config)
+        self.layer = torch.nn.Linear(self.features, self.features)
+
+    def forward(self, pixels: Tensor) -> Memory:
+        memory = super().forward(pixels)
+        return replace(memory, vectors=self.layer(memory.vectors))
+
+
+class OwnRefiner(Refiner):
+    def __init__(self, *, features: int) -> None:
+        super().__init__()
+        self.features, self.layer = features, torch.nn.Linear(features, features)
+
+    def forward(self, memory: Memory) -> Memory:
+        return replace(memory, vectors=self.layer(memory.vectors))
+
+
+class OwnDecoder(ShowAttendTell):
+    """A shipped decoder that reads the memory with one more layer."""
+
+    def __init__(self, config: ShowAttendTellConfig, *, features: int, words: int) -> None:
+        super().__init__(config, features=features, words=words)
+        self.layer = torch.nn.Linear(features, features)
+
+    def start(self, memory: Memory) -> State:
+        return super().start(replace(memory, vectors=self.layer(memory.vectors)))
+
+
+@pytest.mark.parametrize("part", ["encoder", "refiner", "decoder"])
+def test_parts_from_outside_compute_in_the_precision_of_their_weights(
+    part: str, images: list[Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for user in ("encoders.encoder", "engines.model"):
+        monkeypatch.setattr(f"captioner.{user}.fast_dtype", lambda _: torch.bfloat16)
+    model = tiny_model()
+    if part == "encoder":
+        assert isinstance(model.encoder, GridEncoder)
+        model.encoder = OwnEncoder(model.encoder.config).eval()
+    elif part == "refiner":
+        model.refiner = OwnRefiner(features=model.encoder.features)
+        model.config = model.config.model_copy(update={"refiner": {"name": "own"}})
+    else:
+        config = ShowAttendTellConfig(embedding=8, hidden=12, attention=6, values=10)
+        model.decoder = OwnDecoder(config, features=model.encoder.features, words=len(model.vocabulary)).eval()
+    assert Captioner.from_model(model, device="cpu")(images[0])
 
 
 def test_every_kind_of_image_gives_the_same_caption(captioner: Captioner, images: list[Path]) -> None:

@@ -602,4 +602,4 @@ def test_sizes_and_shares_have_limits(name: str) -> None:
 
 @decoders
 def test_searches_on_a_cpu_give_it_a_memory_in_16_bits(name: str) -> None:
-    assert DECODERS[name].reads_half
+    assert vars(DECODERS[name])["reads_half"]

@@ -92,7 +92,8 @@ class Decoder(nn.Module, Packable, ABC):
 
     Attributes:
         attends: whether its steps return attention.
-        reads_half: whether :meth:`fast` accepts a memory in 16 bits; otherwise it needs the precision of the weights.
+        reads_half: whether its packed copy (:mod:`captioner.layers.linear`) accepts a memory in 16 bits; otherwise it
+            needs the precision of the weights. A subclass, which may read the memory itself, does not inherit it.
         first_state: layers and units of the LSTM state in the memory from which it starts; ``None`` if it needs none.
     """
 

@@ -71,6 +71,7 @@ class ShowAttendTell(Unrolled):
 
     Config: ClassVar[type[DecoderConfig]] = ShowAttendTellConfig
     attends: ClassVar[bool] = True
+    reads_half = True
     packs = ("values", "keys", "first_hidden", "first_cell", "output_hidden", "output_context")
     exact = ("output",)  # rounding it would round the words' probabilities
 

@@ -61,6 +61,7 @@ class TopDown(Unrolled):
 
     Config: ClassVar[type[DecoderConfig]] = TopDownConfig
     attends: ClassVar[bool] = True
+    reads_half = True
     packs = ("values", "keys", "mean")
     exact = ("output",)  # rounding it would round the words' probabilities
 

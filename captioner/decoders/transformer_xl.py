@@ -34,6 +34,7 @@ class TransformerXL(Transformer):
     """
 
     Config: ClassVar[type[DecoderConfig]] = TransformerXLConfig
+    reads_half = True
     relative: ClassVar[bool] = True
 
     def start(self, memory: Memory, past: Past | None = None) -> State:

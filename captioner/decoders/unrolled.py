@@ -72,7 +72,6 @@ class Unrolled(Recurrent, Decoder):
         score: (A,) the scoring vector of the attention network.
     """
 
-    reads_half = True
     score: nn.Parameter
     _expects = False  # see expected_vectors
 

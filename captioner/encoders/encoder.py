@@ -134,8 +134,12 @@ class Encoder(nn.Module, ABC):
     def fast(self, device: torch.device) -> Encoder:
         """Return the encoder on ``device`` in the precision that is fast there.
 
-        This is the encoder itself, or a rounded copy with the fingerprint of the original.
+        This is the encoder itself, or a faster copy with the fingerprint of the original.
         """
+        return self.to(device)
+
+    def _rounded(self, device: torch.device) -> Encoder:
+        """Return the encoder, or a copy with weights in the precision that is fast on ``device``."""
         dtype = fast_dtype(device)
         if dtype == torch.float32:
             return self.to(device)

@@ -155,8 +155,10 @@ class GridEncoder(Encoder):
 
     def fast(self, device: torch.device) -> Encoder:
         """Return the encoder in the fast precision, with our own backbones fused."""
-        if self.config.backbone not in efficientnet_lite.VARIANTS:
+        if type(self) is not GridEncoder:  # a subclass may have layers of its own
             return super().fast(device)
+        if self.config.backbone not in efficientnet_lite.VARIANTS:
+            return self._rounded(device)
         encoder = copy.copy(self)
         encoder._modules = {}
         encoder.trunk = efficientnet_lite.fused(self.trunk, fast_dtype(device)).to(device).eval()

@@ -30,9 +30,12 @@ class Refiner(nn.Module, ABC):
 
     Attributes:
         features: D of its output.
+        reads_half: whether its packed copy (:mod:`captioner.layers.linear`) accepts a memory in 16 bits; a subclass
+            does not inherit it.
     """
 
     Config: ClassVar[type[Settings]]
+    reads_half: ClassVar[bool] = False
     features: int
 
     @abstractmethod
@@ -77,6 +80,7 @@ class TransformerRefiner(Refiner):
     """
 
     Config: ClassVar[type[Settings]] = TransformerRefinerConfig
+    reads_half = True
 
     def __init__(self, config: TransformerRefinerConfig, *, features: int) -> None:
         super().__init__()

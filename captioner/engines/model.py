@@ -200,7 +200,8 @@ class Writer:
     def of(cls, model: CaptionModel, device: torch.device) -> Writer:
         """Make the writer of a model on a device; on a CPU its parts are packed (:mod:`captioner.layers.linear`)."""
         dtype = fast_dtype(device)
-        reads_any = device.type == "cpu" and (model.config.refiner is not None or model.decoder.reads_half)
+        first = model.decoder if model.config.refiner is None else model.refiner
+        reads_any = device.type == "cpu" and vars(type(first)).get("reads_half", False)
         own = None if reads_any else next(model.decoder.parameters()).dtype
         return cls(fast(model.refiner, dtype), fast(model.decoder, dtype), own)
 

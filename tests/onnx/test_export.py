@@ -18,6 +18,7 @@ from PIL import Image
 
 from captioner import Caption, Captioner
 from captioner.data.annotations import read_captions
+from captioner.encoders.grid import GridEncoder
 from captioner.errors import CaptionerError, CheckpointError, ConfigError, FileError, ImageError
 from captioner.model.checkpoint import save_model
 from captioner.store import CARD, CONFIG, CONSENSUS, GRAPHS, ONNX, VOCABULARY, locate, read_config, write_config
@@ -337,6 +338,10 @@ def test_what_cannot_be_exported_says_so(tmp_path: Path, monkeypatch: pytest.Mon
     regions = tiny_model(encoder={"name": "regions", "weights": "random", "size": 64, "regions": 14})
     with pytest.raises(CaptionerError, match=r"mine: its encoder 'regions' cannot be exported.*show_attend_tell"):
         export(regions, tmp_path / "exported", source="mine")
+    own = tiny("show_tell")
+    own.encoder.__class__ = type("Own", (GridEncoder,), {})
+    with pytest.raises(CaptionerError, match=r"its encoder 'grid' cannot be exported, only a grid"):
+        export(own, tmp_path / "exported")
     theirs = save_model(tmp_path / "model", tiny_model())
     with pytest.raises(CheckpointError, match="exists and is not a model folder"):
         export(tiny("show_tell"), theirs)
