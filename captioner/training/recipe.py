@@ -202,14 +202,15 @@ class TrainConfig(RunConfig):
 
     @model_validator(mode="after")
     def _rewards(self) -> TrainConfig:
-        if self.objective["name"] != "self_critical" or self.data.teacher.model is None:
+        learns_rewards = issubclass(OBJECTIVES[self.objective["name"]], self_critical.SelfCritical)
+        if not learns_rewards or self.data.teacher.model is None:
             return self
         if self.data.teacher.unlabelled:
             raise ValueError(
                 "data.teacher.unlabelled: self-critical training needs people's captions for its reward, and these "
                 "images have none; leave them out, or train on them first with cross_entropy"
             )
-        if not self.objective["cross_entropy"]:
+        if not self.objective.get("cross_entropy"):
             raise ValueError(
                 "data.teacher: self-critical training learns from its own samples, not from a teacher's captions; set "
                 "objective.cross_entropy to learn these too, or leave out the teacher"

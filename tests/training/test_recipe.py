@@ -7,9 +7,11 @@ from pathlib import Path
 import pytest
 
 from captioner.errors import ConfigError
+from captioner.training.objective import OBJECTIVES
 from captioner.training.recipe import RunConfig, load_config, read_run
 from captioner.training.recipe_files import OWN, is_data, is_translation, read_settings, recipes, summary
 from captioner.training.recipe_text import explained
+from captioner.training.self_critical import SelfCritical
 from captioner.translation.train import load_translate_config
 
 NAMES = sorted(name for name in recipes() if not is_translation(read_settings(name)))
@@ -55,6 +57,13 @@ def test_numbers_in_quotes_are_text() -> None:
 def test_a_wrong_change_is_explained(change: str, message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         load_config(NAMES[0], [change])
+
+
+def test_an_objective_derived_from_the_self_critical_one_keeps_its_rules(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(OBJECTIVES, "_entries", {**OBJECTIVES._entries, "mine": type("Mine", (SelfCritical,), {})})
+    for name in ("self_critical", "mine"):
+        with pytest.raises(ConfigError, match=r"data\.teacher: self-critical training learns from its own samples"):
+            load_config(NAMES[0], [f"objective={{name: {name}}}", "data.teacher.model=transformer"])
 
 
 def test_an_unknown_recipe_is_explained(tmp_path: Path) -> None:
