@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import difflib
 import hashlib
+import logging
 import sys
 from collections.abc import Callable, Iterator
 from importlib import import_module
@@ -23,6 +24,8 @@ if TYPE_CHECKING:
     from importlib.metadata import EntryPoint
 
 T = TypeVar("T")
+
+log = logging.getLogger(__name__)
 
 _imported: list[str] = []  # absolute paths of files, and names of modules
 
@@ -65,7 +68,7 @@ def import_code(source: str, *, where: str = "--import") -> None:
         _imported.append(str(path.resolve()))
     except CaptionerError:
         raise
-    except Exception as error:
+    except (Exception, SystemExit) as error:  # a script may parse the command line, and exit
         raise ConfigError(f"{where} {source}: {type(error).__name__}: {first_line(error)}") from error
 
 
@@ -80,17 +83,21 @@ class Registry(Generic[T]):
     Args:
         kind: names an entry in errors.
         group: group of entry points in which unknown names are looked up.
+        closed: all entries are in this package.
     """
 
-    def __init__(self, kind: str, *, group: str | None = None) -> None:
-        self.kind, self.group = kind, group
+    def __init__(self, kind: str, *, group: str | None = None, closed: bool = False) -> None:
+        self.kind, self.group, self.closed = kind, group, closed
         self._entries: dict[str, T] = {}
 
     def register(self, name: str) -> Callable[[T], T]:
-        """Decorate a class or function to register it as ``name``."""
+        """Decorate a class or function to register it as ``name``.
+
+        A new definition of the same one replaces it, as when a cell of a notebook runs again.
+        """
 
         def decorate(entry: T) -> T:
-            if name in self._entries:
+            if name in self._entries and _definition(entry) != _definition(self._entries[name]):
                 raise ValueError(f"{self.kind} {name!r} is registered twice")
             self._entries[name] = entry
             return entry
@@ -103,17 +110,28 @@ class Registry(Generic[T]):
                 points[name].load()  # registers it
             except Exception as error:
                 raise ConfigError(f"{self.kind} {name!r}: {points[name].value}: {first_line(error)}") from error
+            if name not in self._entries:
+                raise ConfigError(
+                    f"{self.kind} {name!r}: {points[name].value}: registers none of that name; correct the entry point "
+                    "of its package"
+                )
         try:
             return self._entries[name]
         except KeyError:
             hint = suggestion(name, list(self))
-            outside = "; import one of your own first: captioner --import FILE.py" if self.group else ""
+            outside = "" if self.closed else "; import one of your own first: captioner --import FILE.py"
             raise ConfigError(f"{self.kind} {name!r} does not exist.{hint} Known: {', '.join(self)}{outside}") from None
 
     def entries(self) -> list[T]:
-        """Import the entries of installed packages, and return all in the order of their registration."""
+        """Import the entries of installed packages, and return all in the order of their registration.
+
+        Those of a package that fails are left out with a warning.
+        """
         for name in self._entry_points():
-            self[name]
+            try:
+                self[name]
+            except ConfigError as error:
+                log.warning("%s; it is left out", error)
         return list(self._entries.values())
 
     def __iter__(self) -> Iterator[str]:
@@ -126,3 +144,9 @@ class Registry(Generic[T]):
         from importlib import metadata
 
         return {point.name: point for point in metadata.entry_points(group=self.group)} if self.group else {}
+
+
+def _definition(entry: object) -> tuple[str, str] | None:
+    """Return the module and the name of a class, or of the function that reads a caption format."""
+    made = getattr(entry, "read", entry)
+    return (made.__module__, made.__qualname__) if hasattr(made, "__qualname__") else None

@@ -14,7 +14,7 @@ from captioner.registry import Registry, import_code, suggestion
 
 @pytest.fixture
 def decoders() -> Registry[type]:
-    registry: Registry[type] = Registry("decoder")
+    registry: Registry[type] = Registry("decoder", closed=True)
     for name in ("show_tell", "transformer", "show_attend_tell"):
         registry.register(name)(type(name, (), {}))
     return registry
@@ -40,6 +40,24 @@ def test_a_name_is_given_once(decoders: Registry[type]) -> None:
     with pytest.raises(ValueError, match="decoder 'show_tell' is registered twice"):
         decoders.register("show_tell")(int)
     assert decoders["show_tell"] is first
+
+
+def test_a_definition_is_replaced_by_a_newer_one_of_the_same_name(decoders: Registry[type]) -> None:
+    def cell() -> type:
+        @decoders.register("mine")
+        class Mine:
+            pass
+
+        return Mine
+
+    cell()
+    again = cell()
+    assert decoders["mine"] is again
+
+
+def test_a_name_that_may_be_from_outside_is_told_with_how_to_import_it() -> None:
+    with pytest.raises(ConfigError, match=r"captioner --import FILE\.py$"):
+        Registry[type]("objective")["mine"]
 
 
 def test_registries_do_not_share_names(decoders: Registry[type]) -> None:
@@ -88,6 +106,20 @@ def test_a_package_that_cannot_be_imported_is_named(package: Path) -> None:
     package.write_text("raise RuntimeError('not today')")
     with pytest.raises(ConfigError, match=r"^part 'far': outside_parts: not today$"):
         registry["far"]
+
+
+def test_a_package_that_fails_does_not_cost_the_others(package: Path, caplog: pytest.LogCaptureFixture) -> None:
+    registry: Registry[int] = Registry("part", group="captioner.parts")
+    registry.register("near")(1)
+    package.write_text("")
+    assert registry.entries() == [1]
+    assert "part 'far': outside_parts: registers none of that name" in caplog.text and "left out" in caplog.text
+
+
+def test_a_script_that_exits_is_an_error(tmp_path: Path) -> None:
+    (tmp_path / "script.py").write_text("raise SystemExit(2)")
+    with pytest.raises(ConfigError, match=r"script\.py: SystemExit: 2$"):
+        import_code(str(tmp_path / "script.py"))
 
 
 def test_the_error_of_an_import_names_the_setting(tmp_path: Path) -> None:

@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Any
 from captioner.cli import console, options, streams
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from rich.table import Table
 
 EXAMPLES = """Example: captioner models
@@ -27,8 +29,8 @@ def run(json: options.Json = False) -> None:
     from captioner.errors import CheckpointError
     from captioner.store import history
 
-    families = _families()
     models, failures = {}, console.Failures()
+    families = _families(failures)
     for name, folder in store.shipped(None).items():
         kind = store.kind_of(folder)
         try:
@@ -66,8 +68,8 @@ def run(json: options.Json = False) -> None:
     failures.exit()
 
 
-def _families() -> dict[str, dict[str, str]]:
-    """Return the summary of each family that is registered, by kind and name."""
+def _families(failed: Callable[[object], None]) -> dict[str, dict[str, str]]:
+    """Return the summary of each family that is registered, by kind and name; report those that cannot be imported."""
     from importlib import metadata
 
     from captioner.registry import imported_code
@@ -78,12 +80,18 @@ def _families() -> dict[str, dict[str, str]]:
     from captioner.decoders import DECODERS
     from captioner.encoders import ENCODERS, REFINERS
     from captioner.encoders.sequence import TEXT_ENCODERS
+    from captioner.errors import ConfigError
     from captioner.registry import Registry
 
     registries: tuple[Registry[Any], ...] = (ENCODERS, TEXT_ENCODERS, REFINERS, DECODERS)
-    return {
-        registry.kind: {name: _summary(inspect.getdoc(registry[name])) for name in registry} for registry in registries
-    }
+    found: dict[str, dict[str, str]] = {registry.kind: {} for registry in registries}
+    for registry in registries:
+        for name in registry:
+            try:
+                found[registry.kind][name] = _summary(inspect.getdoc(registry[name]))
+            except ConfigError as error:
+                failed(error)
+    return found
 
 
 def _own_families() -> dict[str, dict[str, str]]:

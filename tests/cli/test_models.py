@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import re
+from importlib import metadata
 from pathlib import Path
 
 import pytest
@@ -58,6 +59,19 @@ def test_a_family_of_ones_own_is_listed(run, tmp_path: Path, monkeypatch: pytest
     listed = json.loads(run("--import", mine, "models", "--json").out)
     assert listed["decoder"]["guess"] == "Guesses every word."
     assert set(listed["encoder"]) == set(ENCODERS)
+
+
+def test_a_package_that_fails_is_reported_and_the_other_families_are_listed(
+    run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    point = metadata.EntryPoint("far", "no.such.module", "captioner.decoders")
+    monkeypatch.setattr(metadata, "entry_points", lambda group: [point] if group == point.group else [])
+    found = run("models", "--json")
+    assert found.code == 1 and "decoder 'far': no.such.module: No module named 'no'" in found.err
+    listed = json.loads(found.out)
+    assert (
+        set(listed["encoder"]) == set(ENCODERS) and "far" not in listed["decoder"] and "show_tell" in listed["decoder"]
+    )
 
 
 def test_a_shipped_translator_is_listed(run, shipped_translator: str) -> None:

@@ -118,7 +118,7 @@ _COCO_TERMS = (
     "images: Flickr's terms, each under its owner's licence; captions: CC BY 4.0 (https://cocodataset.org/#termsofuse)"
 )
 
-CATALOG: Registry[DataSet] = Registry("data set")
+CATALOG: Registry[DataSet] = Registry("data set", closed=True)
 """Every known data set under its name."""
 
 for _known in (
