@@ -124,7 +124,7 @@ def _build(config: ModelConfig, vocabulary: Vocabulary, weights: Mapping[str, Te
         ConfigError: a setting is wrong.
         EncoderError: the backbone's weights are not on this machine.
     """
-    with without_downloads(), sized(weights if _invented(config.encoder) else None, where):
+    with without_downloads(), sized(weights if is_random(config.encoder) else None, where):
         encoder = build_encoder(config.encoder)
     with sized(weights, where):
         return CaptionModel.build(config, vocabulary, encoder)
@@ -136,9 +136,9 @@ def _saved(model: CaptionModel) -> nn.Module:
     return nn.ModuleDict({"encoder": tail, "refiner": model.refiner, "decoder": model.decoder})
 
 
-def _invented(settings: Mapping[str, Any]) -> bool:
+def is_random(settings: Mapping[str, Any]) -> bool:
     """Return whether an encoder, or a part of it, has weights that are not installed but random until they are read."""
     return any(
-        _invented(value) if isinstance(value, dict) else (name, value) == ("weights", "random")
+        is_random(value) if isinstance(value, dict) else (name, value) == ("weights", "random")
         for name, value in settings.items()
     )

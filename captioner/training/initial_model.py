@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
+
+import torch
 
 from captioner.encoders import Encoder
 from captioner.errors import ConfigError, EncoderError
-from captioner.model import CaptionModel
-from captioner.model.checkpoint import load_model
+from captioner.model import CaptionModel, build_encoder
+from captioner.model.checkpoint import is_random, load_model
 from captioner.text.vocabulary import Vocabulary
 from captioner.training.recipe import TrainConfig
 
@@ -31,6 +34,8 @@ def build_model(config: TrainConfig, vocabulary: Callable[[], Vocabulary]) -> Ca
         larger = model.vocabulary.extended(vocabulary())
         return model if len(larger) == len(model.vocabulary) else model.extended(larger)
     model = CaptionModel.build(config.model, vocabulary())
+    if not _is_installed(model.encoder, config.model.encoder):
+        model.tuned_stages = model.encoder.stages  # the model's folder holds its weights
     if config.encoder_from is not None:
         other = load_model(config.encoder_from)
         try:
@@ -39,6 +44,14 @@ def build_model(config: TrainConfig, vocabulary: Callable[[], Vocabulary]) -> Ca
             raise ConfigError(f"encoder_from: {config.encoder_from}: {error}; change model.encoder") from None
         model.tuned_stages = other.tuned_stages
     return model
+
+
+def _is_installed(encoder: Encoder, part: dict[str, Any]) -> bool:
+    """Return whether an encoder that is built again has the same weights, not new random ones."""
+    if type(encoder).__module__.startswith("captioner.") and not is_random(part):
+        return True
+    with torch.random.fork_rng(devices=[]):
+        return build_encoder(part).fingerprint() == encoder.fingerprint()
 
 
 def stages_to_train(config: TrainConfig, encoder: Encoder) -> int:

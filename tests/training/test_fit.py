@@ -230,7 +230,10 @@ def test_killed_and_resumed_ends_with_the_same_bits(tiny: Path, tmp_path: Path, 
     assert [json.loads(line)["step"] for line in logs[0]] == [json.loads(line)["step"] for line in logs[1]]
 
 
-def test_training_the_last_stages_leaves_the_others(tiny: Path, tmp_path: Path) -> None:
+def test_training_the_last_stages_leaves_the_others(
+    tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("captioner.training.initial_model.is_random", lambda settings: False)  # as if installed
     changes = ["epochs=2", "fine_tune.from_epoch=1", "fine_tune.stages=2", "fine_tune.learning_rate=0.01"]
     best = run(tiny, changes, output=tmp_path / "run")
     torch.manual_seed(0)  # the run's: the "installed" weights of this encoder are random
