@@ -169,6 +169,9 @@ class CaptionModel(nn.Module):
 
         Args:
             vocabulary: this model's, with the new words at the end; see :meth:`Vocabulary.extended`.
+
+        Raises:
+            ConfigError: the decoder has weights of another form than one axis of words.
         """
         larger = CaptionModel.build(self.config, vocabulary, self.encoder)
         larger.refiner.load_state_dict(self.refiner.state_dict())
@@ -178,9 +181,17 @@ class CaptionModel(nn.Module):
             before = learned[name]
             if values.shape == before.shape:
                 values.copy_(before)
-            else:  # a row for each word
-                values[:known] = before
-                values[known:] = before[len(SPECIAL) :].mean(0)
+                continue
+            grown = [axis for axis in range(before.ndim) if values.shape[axis] != before.shape[axis]]
+            if [before.shape[axis] for axis in grown] != [known] or not before.is_floating_point():
+                raise ConfigError(
+                    f"new_words: {name} of the decoder {self.config.decoder['name']!r} cannot grow from "
+                    f"{tuple(before.shape)} to {tuple(values.shape)}, only an axis with a place for each word can; "
+                    "leave new_words out"
+                )
+            rows, of_known = values.movedim(grown[0], 0), before.movedim(grown[0], 0)  # a row for each word
+            rows[:known] = of_known
+            rows[known:] = of_known[len(SPECIAL) :].mean(0)
         return larger.train(self.training)
 
     def forward(self, pixels: Tensor) -> Memory:
