@@ -90,8 +90,9 @@ class Traced:
             self.tokens = torch.full((2, 3), 4)
             before = model.decoder.step(self.tokens, state.pick(torch.zeros(2, 3, dtype=torch.long))).state
             step = model.decoder.step(self.tokens, before)
-        self.state, self.attends = step.state, step.attention is not None
-        self.hypotheses, self.images = list(step.state.hypotheses), list(step.state.images)
+        self.attends = step.attention is not None
+        self.hypotheses, self.images = list(state.hypotheses), list(state.images)  # in the order of _Start
+        self.state = State({name: step.state.hypotheses[name] for name in self.hypotheses}, state.images)
         self._start = start
         self._sizes = {
             name: {0: _FREE, 1: _FREE}
@@ -100,7 +101,7 @@ class Traced:
                 for axis, sizes in enumerate(zip(tensor.shape, before.hypotheses[name].shape, strict=True))
                 if sizes[0] != sizes[1]
             }
-            for name, tensor in step.state.hypotheses.items()
+            for name, tensor in self.state.hypotheses.items()
         }
 
     def described(self, *, int8: bool) -> Graphs:

@@ -15,9 +15,11 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from torch import Tensor
 
 from captioner import Caption, Captioner
 from captioner.data.annotations import read_captions
+from captioner.decoders import Decoder, State, Step
 from captioner.encoders.grid import GridEncoder
 from captioner.errors import CaptionerError, CheckpointError, ConfigError, FileError, ImageError
 from captioner.model.checkpoint import save_model
@@ -322,6 +324,24 @@ def test_eight_bits_are_nearly_the_same(images: list[Path], tmp_path: Path, monk
     with pytest.raises(ImageError, match="none"):
         export(model, tmp_path / "exported", images=images, calibrate=[tmp_path / "none.jpg"])
     assert Captioner.from_pretrained(tmp_path / "exported")(images[0]).tokens == captioner(images[0]).tokens
+
+
+def test_the_parts_of_a_state_may_be_in_any_order(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = tiny("show_attend_tell")
+    step = type(model.decoder).step
+
+    def reversed_step(self: Decoder, tokens: Tensor, state: State) -> Step:
+        found = step(self, tokens, state)
+        return found._replace(state=State(dict(reversed(found.state.hypotheses.items())), found.state.images))
+
+    monkeypatch.setattr(type(model.decoder), "step", reversed_step)
+    traced = trace.Traced.of(model, "")
+    first = traced._start.state(traced.features)
+    parts = {**first.hypotheses, **first.images}
+    assert len(first.hypotheses) > 1 and [*traced.hypotheses, *traced.images] == list(parts)
+    for name, tensor in zip(traced.hypotheses, traced.state.hypotheses.values(), strict=True):
+        assert tensor.shape[2:] == parts[name].shape[2:]
+    assert list(traced.state.hypotheses) == traced.hypotheses
 
 
 def test_a_difference_is_measured(folder: Path, images: list[Path]) -> None:
