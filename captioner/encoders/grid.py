@@ -127,7 +127,12 @@ class GridEncoder(Encoder):
         self.stages = len(self.trunk)
         self.transform = Transform(size=config.size or known.size, fit=config.fit, mean=trunk.mean, std=trunk.std)
         size = self.transform.size
-        self.features, *grid = map_shape(self.trunk, size)
+        try:
+            self.features, *grid = map_shape(self.trunk, size)
+        except Exception as error:  # a backbone may need a certain size, or a larger one
+            raise EncoderError(
+                f"backbone {config.backbone!r} cannot encode images of {size} pixels ({first_line(error)}); give another size"
+            ) from error
         if len(grid) != 2:
             raise EncoderError(f"backbone {config.backbone!r} has no map of features; choose a convolutional one")
         if config.pool > min(grid):
@@ -190,15 +195,16 @@ class GridEncoder(Encoder):
 
 
 class _ForwardFeatures(nn.Module):
-    """A timm model up to its last map."""
+    """A timm model up to its last map (B, D, rows, columns)."""
 
     def __init__(self, model: Any) -> None:
         super().__init__()
         self.model = model
+        self.channels_last = str(getattr(model, "output_fmt", "")) == "NHWC"
 
     def forward(self, images: Tensor) -> Tensor:
         features: Tensor = self.model.forward_features(images)
-        return features
+        return features.permute(0, 3, 1, 2) if self.channels_last else features
 
 
 class _WithoutNorms(TorchFunctionMode):
@@ -256,7 +262,9 @@ def _build_timm(backbone: Backbone, pretrained: bool) -> Trunk:
         )
     except Exception as error:  # hub, network and file errors of several libraries
         if not pretrained:
-            raise
+            raise EncoderError(
+                f"backbone {name!r} gives no map of features ({first_line(error)}); choose another"
+            ) from error
         raise _download_failed(backbone, error) from error
     if isinstance(model, timm.models.EfficientNet):
         middle = {f"stage{number}": stage for number, stage in enumerate(model.blocks)}

@@ -200,6 +200,16 @@ def test_an_unknown_backbone_suggests_one() -> None:
 def test_a_backbone_without_a_map_is_refused() -> None:
     with pytest.raises(EncoderError, match=r"'test_vit' has no map of features.*choose a convolutional one"):
         GridEncoder(GridConfig(backbone="test_vit", size=160, weights="random"))
+    with pytest.raises(EncoderError, match=r"cannot encode images of 64 pixels \(.*224.*\); give another size"):
+        GridEncoder(GridConfig(backbone="vit_tiny_patch16_224", size=64, weights="random"))
+
+
+def test_a_backbone_with_its_features_last_gives_a_grid_of_cells() -> None:
+    encoder = GridEncoder(GridConfig(backbone="test_mambaout", size=64, weights="random"))
+    memory = encoder(torch.zeros(1, 3, 64, 64, dtype=torch.uint8))
+    assert encoder.features == encoder.trunk[0].model.num_features and encoder.grid is not None
+    rows, columns = encoder.grid
+    assert rows == columns and memory.vectors.shape == (1, rows * columns, encoder.features)
 
 
 @pytest.mark.parametrize(
