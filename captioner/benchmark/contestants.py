@@ -132,8 +132,9 @@ def _locate(model: str | Path | Contestant | GivenCaptions) -> tuple[Contestant 
     name, given = _named(model)
     is_folder, is_json = os.path.isdir(given), str(given).lower().endswith(".json")
     if name is None and is_json and not is_folder:
+        example = Path(given).stem.replace("=", "-")  # the name ends at the first =
         raise EvaluationError(
-            f"{given}: captions of another program need a name for the tables; write {Path(given).stem}={given}"
+            f"{given}: captions of another program need a name for the tables; write {example}={given}"
         )
     if name is not None and (is_json or os.path.exists(given)) and not is_folder:
         return GivenCaptions.read(name, given), name

@@ -66,6 +66,14 @@ def test_wrong_names_and_files_are_reported_and_the_others_stay(
     assert all(part in error for part in parts), error
 
 
+def test_the_name_that_is_proposed_for_a_file_works(workplace: Path) -> None:
+    (workplace / "beam=3.json").write_text(json.dumps([]))
+    failed: list[str] = []
+    find(["mine", "beam=3.json"], failed.append)
+    proposed = failed[0].rpartition("write ")[2]
+    assert [one.name for one in find(["mine", proposed], refuse)] == ["mine", "beam-3"]
+
+
 @pytest.mark.parametrize(
     ("models", "message"),
     [
