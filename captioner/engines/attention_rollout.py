@@ -20,6 +20,7 @@ from torch import Tensor
 from captioner.caption import HEADS, MEAN, ROLLOUT
 from captioner.decoders import Decoder
 from captioner.encoders import Refiner, TransformerRefiner
+from captioner.encoders.refiner import Identity
 from captioner.errors import CaptionerError
 from captioner.memory import Memory
 from captioner.model import CaptionModel
@@ -34,19 +35,20 @@ class HasHeads(Protocol):
         """Return each head's attention at the real words of captions (B, K, T), in their order: (M, L, H, N)."""
 
 
-def check(decoder: Decoder, attention: str) -> tuple[int, int] | None:
-    """Check that a decoder has a kind of attention.
+def check(model: CaptionModel, attention: str) -> tuple[int, int] | None:
+    """Check that a model has a kind of attention.
 
     Args:
-        decoder: of the model.
+        model: the model.
         attention: ``mean``, ``rollout``, ``heads`` or ``BLOCK.HEAD``; see :func:`recompute_attention`.
 
     Returns:
         Block and head, counted from zero, or ``None`` if it is not a single head.
 
     Raises:
-        CaptionerError: there is no such head, or the decoder is not a Transformer.
+        CaptionerError: there is no such head, or the decoder or, for ``rollout``, the refiner is not a Transformer.
     """
+    decoder: Decoder = model.decoder
     if attention == MEAN:
         return None
     found = re.fullmatch(r"(\d+)\.(\d+)", attention)
@@ -59,6 +61,11 @@ def check(decoder: Decoder, attention: str) -> tuple[int, int] | None:
         raise CaptionerError(
             f"attention: {attention} is for models whose decoder is a Transformer; this one has a single attention, "
             "which mean shows"
+        )
+    if attention == ROLLOUT and not isinstance(model.refiner, TransformerRefiner | Identity):
+        raise CaptionerError(
+            f"attention: rollout cannot trace regions through the refiner {type(model.refiner).__name__}, only through "
+            "a Transformer; take mean, heads or BLOCK.HEAD"
         )
     if found is None:
         return None
@@ -97,7 +104,7 @@ def recompute_attention(
     Raises:
         CaptionerError: see :func:`check`.
     """
-    head = check(model.decoder, attention)
+    head = check(model, attention)
     inputs = [
         [torch.tensor([BOS, *words[:-1]]) if words else torch.empty(0, dtype=torch.long) for words in of_image]
         for of_image in captions

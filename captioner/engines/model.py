@@ -129,7 +129,7 @@ class ModelEngine(TorchEngine):
         return self.model.decoder_size
 
     def giving(self, attention: str) -> ModelEngine:
-        check(self.model.decoder, attention)
+        check(self.model, attention)
         return self
 
     def encode(self, pixels: Tensor) -> Memory:

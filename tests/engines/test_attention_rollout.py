@@ -8,9 +8,9 @@ import torch
 from torch import Tensor
 
 from captioner import Caption, Captioner
-from captioner.encoders import TransformerRefiner
+from captioner.encoders import Refiner, TransformerRefiner
 from captioner.encoders.refiner import TransformerRefinerConfig
-from captioner.engines.attention_rollout import rollout
+from captioner.engines.attention_rollout import check, rollout
 from captioner.engines.model import model_engine
 from captioner.errors import CaptionerError
 from captioner.layers.positions import sinusoidal
@@ -153,6 +153,26 @@ def _attend(
 def _fed(block: object, x: np.ndarray) -> np.ndarray:
     residual = block.around_feed_forward  # type: ignore[attr-defined]
     return x + block.feed_forward(residual.norm(torch.tensor(x))).detach().numpy()  # type: ignore[attr-defined]
+
+
+class Other(Refiner):
+    """A refiner from outside, which may mix regions in any way."""
+
+    def __init__(self, *, features: int) -> None:
+        super().__init__()
+        self.features = features
+
+    def forward(self, memory: Memory) -> Memory:
+        return memory
+
+
+def test_rollout_does_not_guess_what_another_refiner_mixes() -> None:
+    model = tiny_model(decoder={"name": "transformer", **BLOCKS})
+    assert check(model, "rollout") is None
+    model.refiner = Other(features=model.encoder.features)
+    assert check(model, "1.1") == (0, 0)
+    with pytest.raises(CaptionerError, match="rollout cannot trace regions through the refiner Other"):
+        check(model, "rollout")
 
 
 def test_rollout_is_the_naive_one() -> None:
