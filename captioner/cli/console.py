@@ -14,11 +14,13 @@ from contextlib import ExitStack, contextmanager
 from datetime import timedelta
 from enum import Enum
 from functools import cache
+from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar, Protocol
 
 import typer
 
 from captioner.errors import CaptionerError, first_line
+from captioner.registry import imported_code
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -115,12 +117,14 @@ def error(message: object, exception: BaseException | None = None) -> None:
 
 
 def unexpected(exception: Exception) -> None:
-    """Print an error that is a bug of the program, and how to report it."""
-    error(
-        f"unexpected {type(exception).__name__}: {first_line(exception)}; the same command with --verbose shows where, "
-        "and captioner doctor --json prints details for a bug report",
-        exception,
-    )
+    """Print an error that is a bug: of code given with --import, with its line; or of the program, how to report it."""
+    what = f"{type(exception).__name__}: {first_line(exception)}; the same command with --verbose shows "
+    frames = reversed(traceback.extract_tb(exception.__traceback__))
+    own = next((frame for frame in frames if str(Path(frame.filename).resolve()) in imported_code()), None)
+    if own is not None:
+        error(f"{own.filename}, line {own.lineno}: {what}the calls before it", exception)
+    else:
+        error(f"unexpected {what}where, and captioner doctor --json prints details for a bug report", exception)
 
 
 def done() -> None:

@@ -14,6 +14,7 @@ import torch
 
 from captioner.benchmark.cost import time_models
 from captioner.benchmark.worker import TimingJob
+from captioner.data.annotations import FORMATS
 from captioner.decoders import DECODERS, Decoder
 from captioner.errors import ConfigError
 from captioner.model import CaptionModel, ModelConfig
@@ -129,6 +130,24 @@ def test_a_file_that_cannot_be_imported_is_an_error(tmp_path: Path, run: Run, te
     assert found.code == 1 and len(found.err.splitlines()) == 1
     assert f"--import {path}: " in found.err and reason in found.err
     assert run("recipes", "--import", "no.such.module").code == 1
+
+
+def test_an_error_in_an_own_file_names_its_line(tmp_path: Path, run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(FORMATS, "_entries", dict(FORMATS._entries))
+    monkeypatch.setattr("captioner.registry._imported", [])
+    path, data = tmp_path / "mine.py", tmp_path / "captions.mine"
+    path.write_text(
+        "from captioner.data.annotations import reader\n"
+        "@reader('mine', accepts=lambda source: True)\n"
+        "def mine(source):\n"
+        "    {}['image']\n",
+        encoding="utf-8",
+    )
+    data.write_text("a dog\n", encoding="utf-8")
+    found = run("--import", path, "data", "inspect", data)
+    forget()
+    assert found.code == 1
+    assert found.err.strip().startswith(f"error: {path}, line 4: KeyError: 'image'; the same command with --verbose")
 
 
 def test_an_installed_package_announces_its_families(monkeypatch: pytest.MonkeyPatch) -> None:
