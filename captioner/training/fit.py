@@ -159,6 +159,8 @@ class CaptionerRun(Loop[CaptionBatch]):
         name = config.objective["name"]
         settings = OBJECTIVES[name].Config(**{key: value for key, value in config.objective.items() if key != "name"})
         self.objective = OBJECTIVES[name].build(settings, by_people, self.model.vocabulary).to(self.device)
+        if any(weights.requires_grad for weights in self.objective.parameters()):
+            self.events.warn(f"objective {name!r}: its own weights are not trained, only those of the model")
         self.dev_scores = DevScores(self.dev.images, self.events.warn)
 
     def _build(self) -> CaptionModel:

@@ -26,7 +26,10 @@ from captioner.model import CaptionModel
 from captioner.model.checkpoint import load_model
 from captioner.store import read_whole
 from captioner.training import loop
+from captioner.training.cross_entropy import CrossEntropy, CrossEntropyConfig
+from captioner.training.fit import CaptionerRun
 from captioner.training.fit import train as run
+from captioner.training.objective import OBJECTIVES
 from captioner.training.recipe import load_config
 from captioner.training.state import STATE, RunProgress, save_state
 from tests.training.conftest import COLOURS, listening, make_images, make_tiny, split_words
@@ -168,6 +171,23 @@ def test_attention_of_a_run_is_drawn_to_boxes(tiny: Path, images: Path, tmp_path
 def test_boxes_that_cannot_be_used_are_refused(tiny: Path, tmp_path: Path, changes: list[str], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         run(tiny, changes, output=tmp_path / "run")
+
+
+class Weighted(CrossEntropy):
+    """An objective with a weight of its own."""
+
+    def __init__(self, config: CrossEntropyConfig) -> None:
+        super().__init__(config)
+        self.weight = torch.nn.Parameter(torch.ones(()))
+
+
+def test_weights_of_an_objective_are_not_trained_silently(
+    tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(OBJECTIVES, "_entries", {**OBJECTIVES._entries, "weighted": Weighted})
+    events, heard = listening()
+    CaptionerRun(load_config(tiny, ["objective.name=weighted"], tmp_path / "run"), resume=False, events=events)
+    assert "objective 'weighted': its own weights are not trained, only those of the model" in heard
 
 
 def test_varied_images_are_encoded_in_every_epoch_and_drawn_by_the_seed(tiny: Path, tmp_path: Path) -> None:
