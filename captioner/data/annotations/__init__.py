@@ -95,7 +95,7 @@ def read_captions(
         hint = suggestion(format, known)
         raise AnnotationError(
             f"caption format {format!r} does not exist.{hint} Known: {', '.join(known)}; or the extension of text "
-            "beside the images, such as .txt"
+            "beside the images, such as .txt; import a reader of your own first: captioner --import FILE.py"
         )
     if images is not None and not os.path.isdir(images):
         raise AnnotationError(f"{images}: no such folder of images")
