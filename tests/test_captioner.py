@@ -210,7 +210,7 @@ def test_settings_of_the_search_can_be_changed_and_are_checked(images: list[Path
 
 @pytest.mark.parametrize("tuned", [True, False])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_a_saved_captioner_says_the_same(
+def test_a_saved_captioner_writes_the_same_captions(
     images: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, tuned: bool, dtype: torch.dtype
 ) -> None:
     monkeypatch.setattr("captioner.encoders.encoder.fast_dtype", lambda device: dtype)
@@ -267,7 +267,7 @@ def test_a_caption_of_regions_names_them(images: list[Path]) -> None:
     assert value["labels"] == caption.labels and len(value["scores"]) == len(value["boxes"]) == 14
 
 
-def test_a_caption_without_attention_says_so() -> None:
+def test_a_caption_without_attention_is_refused() -> None:
     with pytest.raises(ValueError, match="does not attend"):
         Caption("Dog.", ["dog"], -1.0).words_at((0.5, 0.5))
 

@@ -77,14 +77,14 @@ def test_one_except_clause_catches_every_error() -> None:
     assert not issubclass(captioner.CaptionerError, (ValueError, OSError, RuntimeError))
 
 
-def test_an_image_error_says_which_image_and_survives_the_way_from_another_process() -> None:
+def test_an_image_error_names_the_image_and_survives_pickling() -> None:
     error = pickle.loads(pickle.dumps(captioner.ImageError(Path("photos") / "dog.jpg", "is empty; copy it again")))
     assert isinstance(error, captioner.ImageError)
     assert (error.source, error.reason) == (str(Path("photos") / "dog.jpg"), "is empty; copy it again")
     assert str(error) == f"{error.source}: is empty; copy it again"
 
 
-def test_whatever_is_imported_first_every_family_is_known() -> None:
+def test_every_family_is_registered_in_any_order_of_imports() -> None:
     # One process, as torch takes seconds to load: it forgets the modules of this package in between.
     script = """
 import sys

@@ -65,7 +65,7 @@ def test_registries_do_not_share_names(decoders: Registry[type]) -> None:
     assert decoders["show_tell"] is not int
 
 
-def test_an_unknown_name_is_told_with_what_there_is(decoders: Registry[type]) -> None:
+def test_the_error_for_an_unknown_name_lists_the_known_ones(decoders: Registry[type]) -> None:
     with pytest.raises(ConfigError) as caught:
         decoders["show_tel"]
     assert str(caught.value) == (

@@ -131,7 +131,8 @@ class GridEncoder(Encoder):
             self.features, *grid = map_shape(self.trunk, size)
         except Exception as error:  # a backbone may need a certain size, or a larger one
             raise EncoderError(
-                f"backbone {config.backbone!r} cannot encode images of {size} pixels ({first_line(error)}); give another size"
+                f"backbone {config.backbone!r} cannot encode images of {size} pixels ({first_line(error)}); give "
+                "another size"
             ) from error
         if len(grid) != 2:
             raise EncoderError(f"backbone {config.backbone!r} has no map of features; choose a convolutional one")

@@ -74,9 +74,7 @@ def again(
     )
 
 
-def test_an_interrupted_captioning_goes_on_where_it_was(
-    models: Models, contestants: list[Contestant], tmp_path: Path
-) -> None:
+def test_an_interrupted_captioning_resumes(models: Models, contestants: list[Contestant], tmp_path: Path) -> None:
     models.break_at = "8"
     with pytest.raises(KeyboardInterrupt):
         again(contestants, tmp_path / "cache")

@@ -82,7 +82,7 @@ def test_the_name_that_is_proposed_for_a_file_works(workplace: Path) -> None:
         (["a=mine", "a=blip.json"], "blip.json: another model is named 'a' too; name it otherwise: NAME=blip.json"),
     ],
 )
-def test_two_contestants_that_cannot_be_told_apart(workplace: Path, models: list[Any], message: str) -> None:
+def test_two_contestants_without_a_difference(workplace: Path, models: list[Any], message: str) -> None:
     with pytest.raises(CheckpointError, match=message):
         find(models, refuse)
 

@@ -76,7 +76,7 @@ def test_the_page_is_whole_and_can_be_read_by_everyone(
     assert parsed.words.count("best here") == 3  # "a" on the first image, "b" and "c" on the second
 
 
-def test_the_summary_says_who_is_best_and_how_often(quality: Quality) -> None:
+def test_the_summary_names_the_best_and_how_often_it_wins(quality: Quality) -> None:
     parsed = Checker(html_page("toys", quality, {}, [], resamples=200))
     first = next(iter(quality.groups[0].scores["a"].values()))
     assert f"{100 * first.value:.1f}" in parsed.words and "best on" in parsed.words and "100 %" in parsed.words

@@ -26,7 +26,7 @@ def calls(monkeypatch: pytest.MonkeyPatch) -> list[tuple[Any, ...]]:
     return out
 
 
-def test_contestants_are_trained_alike_once_for_each_seed(calls: list[tuple[Any, ...]], tmp_path: Path) -> None:
+def test_contestants_are_trained_once_for_each_seed(calls: list[tuple[Any, ...]], tmp_path: Path) -> None:
     (tmp_path / RECIPES[1] / "seed-3").mkdir(parents=True)
     (tmp_path / RECIPES[1] / "seed-3" / "state.safetensors").touch()
     contestants = train(

@@ -178,7 +178,7 @@ def test_the_mean_of_several_models_is_drawn(attend, images: Path, model: Path, 
     assert result.code == 1 and "an ensemble has only the mean" in result.err
 
 
-def test_figures_of_images_that_share_a_name_are_told_apart(attend, images: Path, tmp_path: Path) -> None:
+def test_figures_of_images_that_share_a_name_have_different_names(attend, images: Path, tmp_path: Path) -> None:
     for name in ("a.jpg", "a.png", "A.jpg", "a-2.jpg", "x/a.jpg", "x/caf\u00e9.jpg", "x/cafe\u0301.jpg"):
         (tmp_path / "many" / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / "many" / name).write_bytes((images / "red.jpg").read_bytes())

@@ -91,7 +91,7 @@ def test_names_are_completed(line: str, expected: list[str], complete: Complete)
 
 
 @pytest.mark.parametrize("shell", SHELLS)
-def test_files_that_start_alike_are_beside_the_names(shell: str, complete: Complete, tmp_path: Path) -> None:
+def test_files_with_the_same_beginning_are_beside_the_names(shell: str, complete: Complete, tmp_path: Path) -> None:
     (tmp_path / "show_mine").mkdir()
     (tmp_path / "show.jpg").touch()
     found = "\n".join(complete(shell, "captioner caption --model show"))

@@ -1,4 +1,4 @@
-"""Bulk captioning: every image once, whatever the source, and whatever happens on the way."""
+"""Bulk captioning: every image once, from every source and through every fault."""
 
 from __future__ import annotations
 

@@ -66,7 +66,7 @@ def test_the_first_of_a_burst_stands_for_the_rest(tmp_path: Path) -> None:
     assert (once.copies, once.bursts) == (0, 3)
 
 
-def test_the_hash_says_which_neighbour_is_brighter() -> None:
+def test_the_hash_compares_neighbouring_pixels() -> None:
     image = Image.linear_gradient("L").rotate(90)  # darker from left to right, or the other way
     bits = {difference_hash(image), difference_hash(image.rotate(180))}
     assert bits == {0, 2**64 - 1}

@@ -1,4 +1,4 @@
-"""Cutting a collection into parts: every image in one part, whatever is added and wherever a run ends."""
+"""Cutting a collection into parts: every image in one part, when images are added and when a run ends anywhere."""
 
 from __future__ import annotations
 
@@ -146,7 +146,7 @@ def test_a_parquet_file_without_images_is_left_out_and_ends_nothing(collection: 
         plan_of(collection / "shard.parquet", tmp_path / "other")
 
 
-def test_the_column_that_a_message_asks_for_is_taken(collection: Path, tmp_path: Path) -> None:
+def test_the_column_that_a_message_requests_is_taken(collection: Path, tmp_path: Path) -> None:
     pyarrow, parquet = pytest.importorskip("pyarrow"), pytest.importorskip("pyarrow.parquet")
     records = [{"bytes": png(1), "path": "a"}]
     parquet.write_table(pyarrow.table({"photo": [png(0)], "image": records}), collection / "two.parquet")

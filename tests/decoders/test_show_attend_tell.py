@@ -268,7 +268,7 @@ def test_a_cell_better_than_the_expected_vector_becomes_more_probable() -> None:
     assert len(set(better)) == 2
 
 
-def test_places_are_drawn_in_proportion_to_their_weights_whatever_these_sum_to() -> None:
+def test_places_are_drawn_in_proportion_to_their_weights_for_any_sum() -> None:
     torch.manual_seed(0)
     decoder = build_decoder("show_attend_tell", kind="hard", expected=0.0).train()
     for total in (0.5, 2.0):

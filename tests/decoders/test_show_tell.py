@@ -44,7 +44,7 @@ def decoder() -> ShowTell:
     return built
 
 
-def test_forward_shows_the_image_and_then_tells(decoder: ShowTell) -> None:
+def test_forward_reads_the_image_and_then_the_words(decoder: ShowTell) -> None:
     memory, tokens = build_memory(), build_tokens()
     output = decoder(memory, tokens)
     torch.testing.assert_close(output.logits, naive(decoder, memory, tokens), rtol=0, atol=1e-10)

@@ -43,7 +43,7 @@ def captioner(request: pytest.FixtureRequest) -> Captioner:
     model = CaptionModel.build(config, Vocabulary(["a", "dog", "cat", "runs", "grass"]))
     for weight in (*model.refiner.parameters(), *model.decoder.parameters()):
         torch.nn.init.normal_(weight)
-    # The search in 32 bits, as the heads are computed, whatever is fast here.
+    # The search in 32 bits, as the heads are computed, not in the machine's fast precision.
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("captioner.engines.model.fast_dtype", lambda _: torch.float32)
         return Captioner.from_model(model, device="cpu")

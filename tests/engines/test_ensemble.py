@@ -66,7 +66,7 @@ def encoders() -> dict[str, Encoder]:
 
 @pytest.fixture
 def exact(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Compute in 32 bits, whatever is fast here."""
+    """Compute in 32 bits, not in the machine's fast precision."""
     for module in ("engines.model", "encoders.encoder", "encoders.grid", "encoders.regions"):
         monkeypatch.setattr(f"captioner.{module}.fast_dtype", lambda device: torch.float32)
 
@@ -464,7 +464,7 @@ def test_members_that_cannot_be_are_refused(encoders: dict[str, Encoder], tmp_pa
 
 
 def test_the_end_is_a_word_of_the_mean_too() -> None:
-    """A member that is sure of the end gives it half of the probability, whatever the other says."""
+    """A member that is sure of the end gives it half of the probability, for any output of the other."""
     decoders = [sharp("show_tell", ending=1e4), sharp("show_tell", seed=1, ending=-1e4)]
     mean = Mean([Member(plain(decoder), 0, None, shown=False) for decoder in decoders])
     memories = Memories((build_memory(),))

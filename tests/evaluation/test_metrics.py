@@ -1,4 +1,4 @@
-"""The scores are pycocoevalcap's, wherever it is installed and whatever is in the captions; failures are explained."""
+"""The scores are pycocoevalcap's, where it is installed, for all captions; failures are explained."""
 
 from __future__ import annotations
 

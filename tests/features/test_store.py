@@ -129,7 +129,7 @@ def test_mirrored_and_plain_ones_mix_in_a_batch(tmp_path: Path, images: Images) 
     assert not torch.equal(mixed[0], mixed[1]) and mixed.dtype == torch.float16
 
 
-def test_a_store_without_mirrors_says_how_to_make_them(tmp_path: Path, images: Images) -> None:
+def test_the_error_for_a_store_without_mirrors_has_the_cure(tmp_path: Path, images: Images) -> None:
     store = build(tmp_path / "store", images, flips=False).store
     assert len(store.vectors(["id1"], flipped=[False])) == 1
     with pytest.raises(FeatureStoreError, match="--flips"):
@@ -360,7 +360,7 @@ def test_an_index_that_disagrees_with_itself_or_is_newer_is_refused(tmp_path: Pa
             FeatureStore(tmp_path / "store")
 
 
-def test_no_store_says_how_to_make_one(tmp_path: Path) -> None:
+def test_the_error_without_a_store_has_the_cure(tmp_path: Path) -> None:
     with pytest.raises(FeatureStoreError, match="make one with: captioner features"):
         FeatureStore(tmp_path / "nothing")
 

@@ -177,7 +177,7 @@ def test_json_holds_what_is_needed_to_draw() -> None:
     assert json.loads(Figure(region_caption(), make_image(), Style()).json())["boxes"][2] == [0.5, 0.5, 1.0, 1.0]
 
 
-def test_the_name_says_the_format(tmp_path: Path) -> None:
+def test_the_name_has_the_format(tmp_path: Path) -> None:
     drawn = Figure(grid_caption(), make_image(), Style(**SMALL))
     names = (
         ("a.png", b"\x89PNG"),
@@ -195,7 +195,7 @@ def test_the_name_says_the_format(tmp_path: Path) -> None:
     assert not (tmp_path / "e.bmp").exists()
 
 
-def test_pdf_and_svg_are_vectors_and_alike_each_time() -> None:
+def test_pdf_and_svg_are_vectors_and_the_same_each_time() -> None:
     drawn = Figure(grid_caption(text="$x$ <dog> & co"), make_image(), Style(**SMALL))
     pdf, svg = drawn.pdf(), drawn.svg()
     assert b"/TrueType" in pdf or b"/Type /Font" in pdf

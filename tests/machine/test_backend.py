@@ -37,7 +37,7 @@ def test_without_a_compiler_nothing_is_compiled(monkeypatch: pytest.MonkeyPatch,
     assert Compiled(torch.neg, eager=torch.abs)(torch.ones(1)).item() == 1
 
 
-def test_a_failing_compiler_is_told_of_once_and_gone_without(
+def test_a_failing_compiler_is_reported_once_and_not_used_again(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     tries = []

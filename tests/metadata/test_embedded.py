@@ -88,7 +88,7 @@ def test_exiftool_reads_every_format_and_finds_no_fault_that_was_not_there(tmp_p
 
 
 @needs_exiftool
-def test_the_other_images_of_a_file_are_still_where_its_index_says(tmp_path: Path) -> None:
+def test_the_other_images_of_a_file_keep_their_places_in_its_index(tmp_path: Path) -> None:
     path = sample("two.mpo", tmp_path)
     before = exiftool("-b", "-MPImage2", path)
     embed(path, "a dog")

@@ -184,7 +184,7 @@ def test_any_text_comes_back_without_the_characters_that_xml_cannot_hold(first: 
     ElementTree.fromstring(new.decode())
 
 
-def test_damaged_packets_are_refused_or_edited_alike() -> None:
+def test_damaged_packets_are_refused_or_edited_in_the_same_way() -> None:
     """A damaged packet is refused, or the new one is XML again with the caption in it."""
     generator, refused = random.Random(1), 0
     for _ in range(400):

@@ -96,7 +96,7 @@ def test_eight_bits_change_a_model_little(half: tuple[str, ...], tmp_path: Path)
             assert torch.equal(theirs[name], tensor.half().float()), name
 
 
-def test_the_folder_tells_what_it_is(folder: Path) -> None:
+def test_the_folder_describes_itself(folder: Path) -> None:
     assert set(contents(folder)) == {WEIGHTS, CONFIG, VOCABULARY, CARD}
     assert (folder / CARD).read_text() == "# A tiny model"
     assert json.loads((folder / CONFIG).read_text())["about"] == {"seed": 1}
@@ -255,7 +255,7 @@ def test_finding_a_shipped_model_reads_no_other_config(tmp_path: Path, monkeypat
     assert read == [tmp_path / "assets" / DEFAULT] * 2
 
 
-def test_what_is_no_model_says_so(folder: Path, tmp_path: Path) -> None:
+def test_a_folder_without_a_model_is_refused(folder: Path, tmp_path: Path) -> None:
     assert locate(folder) == locate(str(folder)) == folder
     for path, says in (
         (tmp_path, f"not a model folder, it has no {CONFIG}"),

@@ -86,7 +86,7 @@ def assert_alike(ours: Caption, theirs: Caption) -> None:
     "variant",
     [pytest.param(name, marks=[] if name == "show_attend_tell" else [pytest.mark.slow]) for name in VARIANTS],
 )
-def test_every_family_says_the_same_without_torch(
+def test_every_family_writes_the_same_captions_without_torch(
     variant: str,
     exported: tuple[Path, Agreement],
     images: list[Path],
@@ -149,7 +149,7 @@ def test_an_export_chooses_by_consensus_as_its_model(
         Captioner.from_pretrained(tmp_path / "export")
 
 
-def test_the_folder_tells_what_it_is(folder: Path) -> None:
+def test_the_folder_describes_itself(folder: Path) -> None:
     assert {path.name for path in folder.iterdir()} == {*GRAPHS, CONFIG, VOCABULARY, CARD}
     assert [path.name for path in folder.parent.iterdir()] == [folder.name]
     config = read_config(folder, ONNX)
@@ -186,7 +186,7 @@ def test_captions_can_be_drawn_and_stored(folder: Path, images: list[Path], tmp_
     assert [word for word, _ in caption.words_at((0.9, 0.1))] == caption.tokens
 
 
-def test_what_only_the_model_can_do_is_said(folder: Path, tmp_path: Path) -> None:
+def test_the_error_names_what_only_the_model_can_do(folder: Path, tmp_path: Path) -> None:
     from captioner.evaluation.evaluate import generate
 
     captioner = Captioner.from_pretrained(folder)
@@ -354,7 +354,7 @@ def test_a_difference_is_measured(folder: Path, images: list[Path]) -> None:
         exporting.compare(model, OnnxEngine.load(folder), [])
 
 
-def test_what_cannot_be_exported_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_model_that_cannot_be_exported_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     regions = tiny_model(encoder={"name": "regions", "weights": "random", "size": 64, "regions": 14})
     with pytest.raises(CaptionerError, match=r"mine: its encoder 'regions' cannot be exported.*show_attend_tell"):
         export(regions, tmp_path / "exported", source="mine")
@@ -399,7 +399,7 @@ def test_neither_a_full_disk_nor_ctrl_c_is_blamed_on_torch(tmp_path: Path, monke
     assert not list(tmp_path.iterdir())
 
 
-def test_without_onnxruntime_it_says_what_to_install(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_onnxruntime_the_error_names_what_to_install(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "onnxruntime", None)
     with pytest.raises(CheckpointError, match="pip install onnxruntime"):
         Captioner.from_pretrained(folder)

@@ -313,7 +313,7 @@ def test_a_folder_of_versions_leads_to_the_newest(repository: Path, tmp_path: Pa
     assert (folder / "0.9.1" / "index.html").read_text() == "0.9.1"
 
 
-def test_the_demo_tells_how_to_make_it_where_it_cannot_be_made(
+def test_the_demos_page_has_the_command_where_it_cannot_be_made(
     repository: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     demo = hook(repository, "demo")

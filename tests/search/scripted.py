@@ -60,7 +60,7 @@ def slow_starter() -> Tensor:
 
 
 def surely(*words: int) -> Tensor:
-    """Make a script that writes these words and ends, whatever came before."""
+    """Make a script that writes these words and ends, after any words."""
     script = torch.zeros(8, 6, 6)
     script[..., EOS] = 1
     for step, word in enumerate(words):

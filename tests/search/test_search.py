@@ -177,14 +177,14 @@ def test_an_image_finds_the_same_in_any_company(name: str, search: str) -> None:
 @every_decoder
 @pytest.mark.parametrize("search", list(SEARCHES))
 @pytest.mark.parametrize("ending", [-1e4, float("-inf")])
-def test_a_model_that_never_ends_still_says_something(name: str, search: str, ending: float) -> None:
+def test_a_model_that_never_ends_still_gives_a_caption(name: str, search: str, ending: float) -> None:
     config = SearchConfig(width=3, max_words=6)
     for (found,) in SEARCHES[search](sharp(name, ending=ending), build_memory(), config):
         assert not found.finished and len(found.words) == 6 and math.isfinite(found.score)
 
 
 @every_decoder
-def test_a_model_that_ends_at_once_says_nothing(name: str) -> None:
+def test_a_model_that_ends_at_once_gives_an_empty_caption(name: str) -> None:
     for width in (1, 3):
         config = SearchConfig(width=width)
         for (found,) in (greedy if width == 1 else beam)(sharp(name, ending=1e3), build_memory(), config):
@@ -209,7 +209,7 @@ def test_a_vocabulary_smaller_than_the_beam(name: str, block: int, monkeypatch: 
 @every_decoder
 @pytest.mark.parametrize("search", list(SEARCHES))
 @pytest.mark.parametrize("n", [1, 2, 3])
-def test_no_sequence_is_said_twice(name: str, search: str, n: int) -> None:
+def test_no_sequence_is_written_twice(name: str, search: str, n: int) -> None:
     distinct_ngrams = {}
     for block in (0, n):
         config = SearchConfig(width=2, n_best=2, max_words=9, min_words=9, block_ngram=block)
@@ -257,7 +257,7 @@ def test_senseless_settings_are_refused(settings: dict[str, Any], names: str) ->
         SearchConfig(**settings)
 
 
-def test_who_asks_for_more_captions_than_the_beam_holds_gets_a_wider_one() -> None:
+def test_more_captions_than_the_beam_holds_widen_it() -> None:
     own = SearchConfig(width=3, min_words=2)
     assert own.changed(n_best=5) == SearchConfig(width=5, n_best=5, min_words=2)
     assert own.changed(n_best=2).width == 3 and own.changed() == own
@@ -356,7 +356,7 @@ def test_greedy_search_of_images_that_end_at_different_steps() -> None:
     assert [(image[0].words, image[0].finished) for image in found] == [([], True), ([4, 5, 4], False), ([5], True)]
     assert len(decoder.calls) == 3
     greedy(decoder, build_memory(images=3), SearchConfig(width=1, max_words=8))
-    assert len(decoder.calls) == 3 + 4, "it goes on after the last caption has ended"
+    assert len(decoder.calls) == 3 + 4, "it continues after the last caption has ended"
 
 
 def test_a_search_is_over_by_the_scores_of_captions_with_their_end() -> None:

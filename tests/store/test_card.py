@@ -127,7 +127,7 @@ def test_a_trained_model_is_described_by_its_training() -> None:
     assert "2. Self-critical training (Rennie et al. 2017) on CIDEr-D" in text and "1,234 photos" in text
 
 
-def test_boxes_and_consensus_are_told() -> None:
+def test_the_card_names_boxes_and_consensus() -> None:
     first = STAGE | {"recipe": RECIPE | {"objective": {"name": "cross_entropy", "grounding": 1.0}}}
     last = STAGE | {"recipe": RECIPE | {"consensus": {"rank": 256}}, "start": first}
     lines = card.stage_lines(history.stages_of(last), scored=False)
@@ -136,7 +136,7 @@ def test_boxes_and_consensus_are_told() -> None:
     assert len(lines) == 3
 
 
-def test_an_objective_of_another_file_is_told_by_its_name() -> None:
+def test_an_objective_of_another_file_is_listed_by_its_name() -> None:
     stage = STAGE | {"recipe": RECIPE | {"objective": {"name": "mine"}}}
     assert card.stage_lines(history.stages_of(stage), scored=False)[0].startswith("1. `mine`, epoch 4")
 

@@ -1,4 +1,4 @@
-"""Models on the hub: pushed, described and loaded again, and whatever is wrong there is a clear error."""
+"""Models on the hub: pushed, described and loaded again; every fault there is a clear error."""
 
 from __future__ import annotations
 
@@ -249,7 +249,7 @@ def test_a_revision_is_a_branch_a_tag_or_a_commit(pushed: Hub, models: tuple[Pat
         (TOKEN, "ada/od..d", "is not a name on the hub .* give user/model or user/model@revision"),
     ],
 )
-def test_what_may_not_be_read_says_why(
+def test_the_error_for_an_unreadable_file_has_the_reason(
     hub: Hub, monkeypatch: pytest.MonkeyPatch, token: str | None, name: str, says: str
 ) -> None:
     hub.users["hf_eve"] = "eve"
@@ -281,7 +281,7 @@ def test_what_is_no_captioner_is_not_downloaded(hub: Hub, files: dict[str, bytes
     assert set(hub.fetched()) <= {CONFIG}
 
 
-def test_a_damaged_repository_says_so_and_a_pickle_is_never_run(pushed: Hub, tmp_path: Path) -> None:
+def test_a_damaged_repository_is_refused_and_a_pickle_is_never_run(pushed: Hub, tmp_path: Path) -> None:
     repository = pushed.repositories[NAME]
     whole = dict(repository.files)
     repository.commit({file: data for file, data in whole.items() if file != VOCABULARY})

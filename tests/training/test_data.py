@@ -1,4 +1,4 @@
-"""Data sets without splits are divided, always alike."""
+"""Data sets without splits are always divided in the same way."""
 
 from __future__ import annotations
 
@@ -92,7 +92,7 @@ def test_another_data_set_without_splits_is_trained_on(tmp_path: Path) -> None:
     assert "x.jpg" in read(own, f"data.also=[{other}]")[0]
 
 
-def test_what_was_guessed_in_reading_is_said(tmp_path: Path) -> None:
+def test_guesses_in_reading_are_reported(tmp_path: Path) -> None:
     file = tmp_path / "own.csv"
     file.write_bytes("image;caption\r\na.jpg;ein Kätzchen\r\nb.jpg;ein Hund\r\n".encode("cp1252"))
     assert "read as Windows-1252, with words such as 'Kätzchen'" in read(file)[2][0]
@@ -146,7 +146,7 @@ def test_dev_captions_of_other_words_are_a_warning() -> None:
     assert re.search(r"has 0% of the words in the dev captions.*lower data\.min_count", said)
 
 
-def test_a_start_that_knew_few_of_the_words_is_said() -> None:
+def test_a_start_without_many_of_the_words_is_reported() -> None:
     captions = ["ein Hund rennt"] * 5 + ["a Hund rennt"] * 5
     config = load_config(OWN)
     images = tuple(CaptionedImage(str(n), Path(f"{n}.jpg"), "train", (caption,)) for n, caption in enumerate(captions))
@@ -157,7 +157,7 @@ def test_a_start_that_knew_few_of_the_words_is_said() -> None:
     assert len(said) == 1
 
 
-def test_captions_that_teach_little_are_said() -> None:
+def test_captions_that_teach_little_are_reported() -> None:
     assert covered(["a dog runs"] * 5)[1] == [
         "own: all captions are 'a dog runs', so the model will write that for every image"
     ]

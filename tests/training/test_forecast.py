@@ -17,7 +17,7 @@ from captioner.training.forecast import spread
 from captioner.training.recipe import load_config
 
 
-def test_it_tells_what_the_run_then_has(tiny: Path, tmp_path: Path) -> None:
+def test_it_reports_what_the_run_then_has(tiny: Path, tmp_path: Path) -> None:
     changes = ["data.flips=true", "fine_tune.from_epoch=3", "fine_tune.stages=2"]
     config = load_config(tiny, changes, tmp_path / "run")
     before = set(tmp_path.iterdir())

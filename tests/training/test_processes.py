@@ -72,7 +72,7 @@ def test_two_processes_encode_one_store(tiny: Path, images: Path, tmp_path: Path
 
 
 @pytest.mark.slow
-def test_an_error_is_told_once_and_ends_all(tiny: Path, tmp_path: Path) -> None:
+def test_an_error_is_printed_once_and_ends_all_processes(tiny: Path, tmp_path: Path) -> None:
     process = start(2, *train(tiny, ["data.path=nowhere.json"], tmp_path / "run"))
     _, err = process.communicate(timeout=120)
     assert process.returncode != 0 and err.count("error: nowhere.json") == 1

@@ -312,7 +312,7 @@ def test_images_of_which_none_can_be_read_are_an_error(tiny: Path, teacher: Path
         run(tiny, [f"data.teacher.model={teacher}"], output=tmp_path / "run")
 
 
-def test_several_teachers_are_told_from_one(teacher: Path, tmp_path: Path) -> None:
+def test_several_teachers_have_another_name_than_one(teacher: Path, tmp_path: Path) -> None:
     def head(model: str, width: int = 5) -> dict[str, Any]:
         config = TeacherConfig(model=model, width=width)
         return Teacher(config, tmp_path, device=torch.device("cpu"), events=SILENT).head

@@ -94,7 +94,7 @@ def test_endless_texts_are_translated_as_they_come() -> None:
     assert [one.source for one in itertools.islice(endless, 7)] == [*SOURCE, *SOURCE[:3]]
 
 
-def test_what_cannot_read_a_context_says_so() -> None:
+def test_a_model_that_cannot_read_a_context_is_refused() -> None:
     for family in ("attention", "seq2seq", "transformer"):
         translator = Translator(build(family), device="cpu")
         with pytest.raises(ConfigError, match=r"^context: .* order: false} or decoder: {name: transformer_xl}"):

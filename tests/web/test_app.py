@@ -44,7 +44,7 @@ def form(content: bytes, name: str = "photo.jpg", field: str = "image") -> dict[
     return {"files": {field: (name, content, "image/jpeg")}}
 
 
-def test_a_form_and_a_body_get_what_the_captioner_says(client: TestClient, captioner: Captioner) -> None:
+def test_a_form_and_a_body_get_the_captioners_caption(client: TestClient, captioner: Captioner) -> None:
     image = encoded()
     expected = captioner(image)
     for request in (form(image), {"content": image}, {"content": image, "headers": {"content-type": "image/jpeg"}}):
@@ -287,7 +287,7 @@ def test_there_are_limits_to_how_many(batches: Batches) -> None:
     assert "2 images a minute" in local.post("/caption", **form(encoded())).json()["detail"]
 
 
-def test_when_too_many_wait_it_says_so(captioner: Captioner) -> None:
+def test_when_too_many_wait_the_next_is_refused(captioner: Captioner) -> None:
     full = Batches(["first"], lambda name: captioner, waiting=0)
     try:
         answer = TestClient(create_app(full), base_url="http://localhost").post("/caption", **form(encoded()))

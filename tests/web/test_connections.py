@@ -229,7 +229,7 @@ def test_odd_requests_are_answered_and_closed(connect: Callable[[], socket.socke
     assert healthy(connect)
 
 
-def test_a_client_may_wait_until_it_is_told_to_continue(connect: Callable[[], socket.socket], slow: Slow) -> None:
+def test_a_client_may_wait_for_100_continue(connect: Callable[[], socket.socket], slow: Slow) -> None:
     slow.go.release(9)
     one, image = connect(), grey(1)
     one.sendall(HEAD + b"Connection: close\r\nExpect: 100-continue\r\nContent-Length: %d\r\n\r\n" % len(image))

@@ -121,7 +121,7 @@ def test_captions_are_shown_and_saved_in_another_language(
     assert page.locator(".sentence").locator("visible=true").all_inner_texts() == ["Two dogs play."]
 
 
-def test_a_failed_translation_is_told_and_english_stays(page: Any, photos: list[Path], captioner: Any) -> None:
+def test_a_failed_translation_is_reported_and_english_stays(page: Any, photos: list[Path], captioner: Any) -> None:
     page.route("**/translate", lambda route: route.fulfill(status=500, json={"detail": "the translator is damaged"}))
     page.select_option("#language", "de")
     page.get_by_role("alert").get_by_text("the translator is damaged").wait_for()

@@ -119,7 +119,7 @@ def test_a_closed_lane_takes_nothing() -> None:
     held.go.set()
 
 
-def test_closing_tells_whether_an_image_is_still_being_decoded(decoding: Decoding) -> None:
+def test_closing_returns_whether_an_image_is_still_being_decoded(decoding: Decoding) -> None:
     held = Held()
     decoding.submit(LARGE, held)
     until(lambda: held.now == 1)

@@ -216,7 +216,7 @@ def test_the_camera_takes_an_image_and_goes_dark_again(show: Any) -> None:
     assert not page.locator("#viewfinder").is_visible()
 
 
-def test_without_the_camera_it_says_so(show: Any) -> None:
+def test_a_missing_camera_is_reported(show: Any) -> None:
     page = show()
     page.evaluate(
         "() => { navigator.mediaDevices.getUserMedia = async () => { throw new Error('Permission denied'); }; }"
@@ -274,7 +274,7 @@ def test_a_phone_shows_all_of_it(show: Any, images: list[Path], scheme: str) -> 
     assert page.locator(".words [aria-pressed=true]").count() == 1
 
 
-def test_a_model_without_attention_says_so(show: Any, images: list[Path], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_model_without_attention_is_labelled(show: Any, images: list[Path], monkeypatch: pytest.MonkeyPatch) -> None:
     from dataclasses import replace
 
     from captioner.web import app

@@ -1,4 +1,4 @@
-"""onnxruntime-web is what its checksums name, whatever is given as it."""
+"""Only the onnxruntime-web that its checksums name is taken."""
 
 from __future__ import annotations
 
