@@ -169,6 +169,8 @@ def _explain(kind: type[BaseModel], entry: Any) -> str:
         message = f"is text; write it in quotes within quotes, such as --set {name}='\"2014\"'"
     elif entry["type"] in ("string_type", "path_type") and entry["input"] is None:
         return f"{name}: is empty; give a value"
+    elif entry["type"] in ("list_type", "tuple_type") and isinstance(entry["input"], str | int | float):
+        message = f"is a list; write it in brackets, such as --set {name}='[{str(entry['input'])[:120]}]'"
     found = "" if isinstance(entry["input"], dict) else f" (it is {_short(entry['input'])})"
     return f"{name}: {message}{found}"
 

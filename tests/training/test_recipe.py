@@ -51,6 +51,7 @@ def test_numbers_in_quotes_are_text() -> None:
         ("average=no", "average: give a number, not on or off"),
         ("seed=99999999999999999999999", "seed: Input should be less than"),
         ("data.path=", "data.path: is empty; give a value"),
+        ("data.also=coco.json", r"data.also: is a list; write it in brackets, such as --set data.also=.\[coco.json\]"),
         ("data.train=2014", "data.train: is text; write it in quotes within quotes"),
     ],
 )
