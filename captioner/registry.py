@@ -97,7 +97,8 @@ class Registry(Generic[T]):
         """
 
         def decorate(entry: T) -> T:
-            if name in self._entries and _definition(entry) != _definition(self._entries[name]):
+            made = _definition(entry)
+            if name in self._entries and (made is None or made != _definition(self._entries[name])):
                 raise ValueError(f"{self.kind} {name!r} is registered twice")
             self._entries[name] = entry
             return entry

@@ -42,6 +42,13 @@ def test_a_name_is_given_once(decoders: Registry[type]) -> None:
     assert decoders["show_tell"] is first
 
 
+def test_a_name_of_a_value_is_given_once() -> None:
+    registry: Registry[str] = Registry("data set", closed=True)
+    registry.register("small")("one")
+    with pytest.raises(ValueError, match="data set 'small' is registered twice"):
+        registry.register("small")("one")
+
+
 def test_a_definition_is_replaced_by_a_newer_one_of_the_same_name(decoders: Registry[type]) -> None:
     def cell() -> type:
         @decoders.register("mine")
@@ -55,7 +62,7 @@ def test_a_definition_is_replaced_by_a_newer_one_of_the_same_name(decoders: Regi
     assert decoders["mine"] is again
 
 
-def test_a_name_that_may_be_from_outside_is_told_with_how_to_import_it() -> None:
+def test_the_error_for_an_unknown_name_has_the_command_to_import_it() -> None:
     with pytest.raises(ConfigError, match=r"captioner --import FILE\.py$"):
         Registry[type]("objective")["mine"]
 
