@@ -46,7 +46,7 @@ def check(model: CaptionModel, attention: str) -> tuple[int, int] | None:
         Block and head, counted from zero, or ``None`` if it is not a single head.
 
     Raises:
-        CaptionerError: there is no such head, or the decoder or, for ``rollout``, the refiner is not a Transformer.
+        CaptionerError: there is no such head, the decoder is not a Transformer, or ``rollout`` meets another refiner.
     """
     decoder: Decoder = model.decoder
     if attention == MEAN:

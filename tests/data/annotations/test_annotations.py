@@ -145,13 +145,13 @@ def check_never_anything_else(file: Path) -> None:
             assert image.captions and all(caption and caption == caption.strip() for caption in image.captions)
 
 
-@settings(max_examples=75, deadline=None)
+@settings(max_examples=150, deadline=None)
 @given(document)
 def test_any_json_gives_captions_or_an_annotation_error(tmp_path_factory: pytest.TempPathFactory, content: Any) -> None:
     check_never_anything_else(write(tmp_path_factory.getbasetemp() / "fuzz.json", content))
 
 
-@settings(max_examples=75, deadline=None)
+@settings(max_examples=150, deadline=None)
 @given(
     st.sampled_from(["fuzz.json", "fuzz.jsonl", "fuzz.csv", "fuzz.txt"]),
     st.sampled_from(
