@@ -8,7 +8,8 @@
 # it names and person_boxes.json, boxes/ and multi30k/. In boxes/ instances_train.json has boxes of training images; the
 # images of docs/grounding_test.txt are in images/, their captions in captions_val.json and their boxes in
 # instances_val.json, in COCO's format with a coco_id for each image. RUNS (default: runs) takes features, logs and
-# checkpoints. NAMEs choose among the models, and all translators together; all by default.
+# checkpoints. NAMEs choose among the models, and all translators together; all by default. SEED (default: 0) makes
+# other members of an ensemble: give them RUNS of their own.
 # scripts/train_detector.py makes the detector.
 set -euo pipefail
 data=${1:?usage: scripts/train_shipped.sh DATA [RUNS] [NAME...]}
@@ -23,7 +24,7 @@ chosen=("$@")
 )
 settings=(
     --set "data.path=$data/flickr8k" --set "data.also=[$data/coco/dataset_coco.json]"
-    --set data.exclude=docs/grounding_test.txt --set data.flips=false
+    --set data.exclude=docs/grounding_test.txt --set data.flips=false --set "seed=${SEED:-0}"
 )
 tuned=$runs/show_attend_tell # the run that tunes the encoder; the other models on the grid reuse it
 
