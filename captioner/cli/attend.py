@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Literal, get_args
 import typer
 
 from captioner import files
-from captioner.cli import console, images, options, outputs, streams
+from captioner.cli import bars, console, images, options, outputs, streams
 from captioner.errors import CaptionerError, ImageError
 
 if TYPE_CHECKING:
@@ -145,7 +145,7 @@ def run(
         )
     name = _Names(output, kind)
     drawn = replaced = 0
-    with console.progress("Drawing", show=not single and console.shows_progress(stdout=True)) as progress:
+    with bars.progress("Drawing", show=not single and bars.at_once(stdout=True)) as progress:
         results = captioner.stream(chain(first, found), workers=workers, max_pixels=given.max_pixels, attention=heads)
         if translator:
             results = translator.captions(results)

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from captioner.cli import complete, console, options
+from captioner.cli import bars, complete, console, options
 from captioner.machine.packages import require
 
 EXAMPLES = """Example: captioner benchmark --data flickr8k --split test
@@ -143,7 +143,7 @@ def run(
     if not contestants and not train:
         contestants = list(store.shipped())
     failures = console.Failures()
-    with files.only_one(output, error=EvaluationError, work="benchmarks"), console.Phases() as phases:
+    with files.only_one(output, error=EvaluationError, work="benchmarks"), bars.Phases() as phases:
         listener = Listener(phases, console.note, failures)
         trained = train_all(
             train or (),

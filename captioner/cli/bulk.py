@@ -9,7 +9,7 @@ from typing import Annotated, Literal
 
 import typer
 
-from captioner.cli import console, options
+from captioner.cli import bars, console, options
 
 EXAMPLES = """Example: captioner bulk photos -o captions
 
@@ -108,7 +108,7 @@ def run(
         translator=translator,
         **settings,
     )
-    with console.progress("Captioning parts") as progress:
+    with bars.progress("Captioning parts") as progress:
         report = (
             bulk_on_ray(plan, worker, workers=workers, cpus=cpus, gpus=gpus, progress=progress)
             if ray

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from captioner.cli import console, images, options, outputs, streams
+from captioner.cli import bars, console, images, options, outputs, streams
 from captioner.data import rows
 from captioner.errors import CaptionerError, ImageError
 
@@ -113,7 +113,7 @@ def run(
     failures = console.Failures()
     settings, name = search.settings(), options.ensemble(models) or DEFAULT
     prints = json or output is None
-    bar = not given.single and console.shows_progress(stdout=prints)
+    bar = not given.single and bars.at_once(stdout=prints)
     with ExitStack() as stack:
         record = None
         if output:
@@ -136,7 +136,7 @@ def run(
             failures.exit()
             raise CaptionerError(images.NOTHING)
         counted = bar and 1 < len(first) < _COUNTED and not isinstance(first[-1].data, bytes)
-        progress = stack.enter_context(console.progress("Captioning", show=bar))
+        progress = stack.enter_context(bars.progress("Captioning", show=bar))
         results: Iterator[tuple[Item, Caption | ImageError]] = iter(())
         if error := _only_error(given, first):
             results = iter([(first[0], error)])

@@ -1,4 +1,4 @@
-"""Messages and progress of all commands, on stderr, and the style of their tables."""
+"""Messages of all commands, on stderr, and the style of their tables."""
 
 from __future__ import annotations
 
@@ -6,16 +6,12 @@ import json
 import logging
 import re
 import sys
-import threading
 import time
 import traceback
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
-from datetime import timedelta
 from enum import Enum
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, ClassVar, Protocol
+from typing import TYPE_CHECKING, ClassVar
 
 import typer
 
@@ -24,13 +20,8 @@ from captioner.registry import imported_code
 
 if TYPE_CHECKING:
     from rich.console import Console
-    from rich.progress import Progress, ProgressColumn, Task
     from rich.table import Column, Table
-    from rich.text import Text
 
-    from captioner.data.download import Progress as FileProgress
-
-_MANY = 50  # items: fewer are not announced
 _UNFOLDED = 1 << 16  # columns
 _log = logging.getLogger("captioner")
 _began = time.perf_counter()
@@ -55,13 +46,6 @@ _UNSEEN = re.compile("[\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\
 def printable(text: str) -> str:
     """Escape the characters that command a terminal, as JSON does."""
     return _UNSEEN.sub(lambda found: json.dumps(found[0])[1:-1], text)
-
-
-class Progressing(Protocol):
-    """Takes the progress of some work."""
-
-    def __call__(self, done: int, total: int | None, details: str = "", /) -> None:
-        """Show how much of the total is done."""
 
 
 class Verbosity(Enum):
@@ -220,142 +204,3 @@ def show_markdown(text: str) -> None:
     bold = ("h1", "h2", "h3", "table.header")
     theme = Theme({"markdown.table.border": "none", **{f"markdown.{part}": "bold" for part in bold}})
     Console(highlight=False, emoji=False, theme=theme).print(Laid(text))
-
-
-def shows_progress(stdout: bool) -> bool:
-    """Return whether to show progress at once; results on stdout show it, unless only stderr is a terminal."""
-    return not (stdout and (sys.stdout.isatty() or not sys.stderr.isatty()))
-
-
-@contextmanager
-def progress(title: str, *, show: bool = True) -> Iterator[Progressing]:
-    """Show a bar with the rate and the time left; where stderr is not a terminal, print a line a minute.
-
-    Args:
-        title: what is done.
-        show: ``False`` if results on stdout already show the progress: no bar is drawn, and the first line comes
-            after a minute.
-
-    Yields:
-        A function to call with (done, total, details); the total is ``None`` if it is unknown, and the details, such as
-        the loss, may be left out.
-    """
-    if not sys.stderr.isatty():
-        yield _lines(title, at_once=show)
-        return
-    if not (show and stderr().is_terminal):
-        yield lambda done, total, details="": None
-        return
-    from rich.progress import MofNCompleteColumn, TextColumn
-
-    with bars(MofNCompleteColumn(), _rate(), TextColumn("{task.fields[details]}", markup=False)) as shown:
-        task = shown.add_task(title, total=None, details="")
-        yield lambda done, total, details="": shown.update(task, completed=done, total=total, details=details)
-
-
-class Phases(ExitStack):
-    """Progress of several phases, one after the other; call it with (title, done, total, details)."""
-
-    _title: str | None = None
-
-    def __call__(self, title: str, done: int, total: int | None, details: str = "") -> None:
-        """Show the progress of a phase, and end the one before."""
-        if title != self._title:
-            self.close()
-            self._show, self._title = self.enter_context(progress(title)), title
-        self._show(done, total, details)
-
-
-def _rate() -> ProgressColumn:
-    """Return a column with the items a second."""
-    from rich.progress import ProgressColumn
-    from rich.text import Text
-
-    class Rate(ProgressColumn):
-        def render(self, task: Task) -> Text:
-            speed = task.finished_speed or task.speed
-            return Text("" if speed is None else f"{_readable(speed)}/s", style="progress.data.speed")
-
-    return Rate()
-
-
-def _readable(rate: float) -> str:
-    return f"{rate:,.0f}" if rate >= 10 else f"{rate:.2g}"
-
-
-def _lines(title: str, *, at_once: bool, every: float = 60.0) -> Progressing:
-    """Return a function that prints the progress from time to time; see :func:`progress`.
-
-    The first line comes with the first call if that has much left to do.
-    """
-    began = printed = time.monotonic()
-    first = at_once
-
-    def show(done: int, total: int | None, details: str = "") -> None:
-        nonlocal printed, first
-        now = time.monotonic()
-        of = "" if total is None else f" of {total:,}"
-        announce, first = first and total is not None and total - done >= _MANY, False
-        if announce:
-            printed = now
-            note(f"{title}: {done:,}{of}")
-        if now - printed < every:
-            return
-        printed = now
-        rate = done / (now - began)
-        left = f", {timedelta(seconds=round((total - done) / rate))} left" if total is not None and rate else ""
-        note(f"{title}: {done:,}{of}, {_readable(rate)} a second{left}{'; ' * bool(details)}{details}")
-
-    return show
-
-
-def bars(*columns: ProgressColumn) -> Progress:
-    """Return bars with a title, further columns and the time left, only on a terminal."""
-    from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
-
-    return Progress(
-        TextColumn("{task.description}", markup=False),
-        BarColumn(),
-        *columns,
-        TimeRemainingColumn(),
-        console=stderr(),
-        transient=True,
-        redirect_stdout=sys.stdout.isatty(),  # else results would go to stderr
-        disable=not stderr().is_terminal or _verbosity is Verbosity.QUIET,
-    )
-
-
-@contextmanager
-def file_bars() -> Iterator[FileProgress]:
-    """Show a bar for each file with its speed and the time left; see :func:`progress`."""
-    from rich.progress import DownloadColumn, TaskID, TransferSpeedColumn
-
-    if not stderr().is_terminal:
-        with ExitStack() as stack:
-            lines: dict[str, Progressing] = {}
-
-            def show(path: str, phase: str, done: int, total: int | None) -> None:
-                title = f"{phase} {path}, MB"
-                if title not in lines:
-                    lines[title] = stack.enter_context(progress(title))
-                lines[title](round(done / 1e6), None if total is None else round(total / 1e6))
-
-            yield show
-        return
-    with bars(DownloadColumn(), TransferSpeedColumn()) as shown:
-        tasks: dict[str, TaskID] = {}
-        last: dict[str, tuple[str, int]] = {}
-        lock = threading.Lock()
-
-        def update(path: str, phase: str, done: int, total: int | None) -> None:
-            with lock:
-                if path not in tasks:
-                    tasks[path] = shown.add_task("", total=None)
-                before, reached = last.get(path, ("", 0))
-                # The speed is measured again in a new phase, or when the file starts over.
-                if phase != before or done < reached:
-                    shown.reset(tasks[path], total=total, completed=done, description=f"{phase} {path}")
-                last[path] = phase, done
-            shown.update(tasks[path], completed=done, total=total)
-
-        yield update

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from captioner.cli import complete, console, groups, options, outputs, streams
+from captioner.cli import bars, complete, console, groups, options, outputs, streams
 from captioner.cli.commands import Group
 
 if TYPE_CHECKING:
@@ -63,7 +63,7 @@ def inspect(
     from captioner.text.vocabulary import tokenize
 
     data = read_captions(path, format=format, images=images)
-    with console.progress("Reading images") as progress:
+    with bars.progress("Reading images") as progress:
         report = inspect_captions(
             data, tokenize=tokenize, min_count=min_count, check_images=check_images, progress=progress
         )
@@ -188,7 +188,7 @@ def convert(
 
     chosen = format_of_target(output, format)
     data = options.report_malformed(read_captions(source, format=source_format, images=images, strict=strict))
-    with console.progress("Writing images") as progress:
+    with bars.progress("Writing images") as progress:
         result = write(data, output, format=chosen, copy=copy, progress=progress)
     failures = console.Failures()
     for error in result.errors:
@@ -249,7 +249,7 @@ def download(
     finished: list[Outcome] = []
     archives = [archive for known in chosen for archive in known.archives]
     with (
-        console.file_bars() as progress,
+        bars.files() as progress,
         closing(
             fetch(archives, to, members=members or (), keep=not delete_archives, parallel=parallel, progress=progress)
         ) as outcomes,

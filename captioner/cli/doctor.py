@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import typer
 
-from captioner.cli import console, options, streams
+from captioner.cli import bars, console, options, streams
 
 if TYPE_CHECKING:
     from captioner.cli.findings import Finding
@@ -31,7 +31,7 @@ def run(models: options.Models = None, json: options.Json = False) -> None:
     from captioner.cli.findings import examine, report
 
     findings: list[Finding] = []
-    with console.progress("Examining") as progress:
+    with bars.progress("Examining") as progress:
         for finding in examine(options.ensemble(models)):
             findings.append(finding)
             progress(len(findings), None)

@@ -11,7 +11,7 @@ from typing import Annotated, Any
 import typer
 
 from captioner import files
-from captioner.cli import complete, console, options, outputs, score_report
+from captioner.cli import bars, complete, console, options, outputs, score_report
 from captioner.errors import CaptionerError
 from captioner.machine.packages import require
 
@@ -115,7 +115,7 @@ def run(
     from captioner.evaluation.results import write_results
 
     captioner = Captioner.from_pretrained(store.join(located), device=device, engine=engine, **settings)
-    with console.progress("Captioning") as progress:
+    with bars.progress("Captioning") as progress:
         result = evaluate(
             captioner,
             part,

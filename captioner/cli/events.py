@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
-from captioner.cli import console
+from captioner.cli import bars, console
 
 if TYPE_CHECKING:
     from captioner.training.events import Events
@@ -17,5 +17,5 @@ def printed_events() -> Iterator[Events]:
     """Yield events that are printed; the bar of a phase ends when the next phase begins."""
     from captioner.training.events import Events
 
-    with console.Phases() as phases:
+    with bars.Phases() as phases:
         yield Events(phases, console.note, console.note)

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from captioner import files
-from captioner.cli import console, options, outputs
+from captioner.cli import bars, console, options, outputs
 
 EXAMPLES = """Example: captioner export show_attend_tell -o small
 
@@ -118,7 +118,7 @@ def _export(model: str, output: Path, images: list[str] | None, calibrate: Path 
     measured = None if calibrate is None else training_images(calibrate)
     from captioner.model.checkpoint import load_model
 
-    with console.progress("Exporting") as progress:
+    with bars.progress("Exporting") as progress:
         found = export(
             load_model(folder), output, source=model, about=about, images=chosen, calibrate=measured, progress=progress
         )
@@ -147,7 +147,7 @@ def _write_page(
     if runtime is None:
         if onnxruntime_web.cached() is None:
             console.note(f"downloading {onnxruntime_web.ARCHIVE.url} to {onnxruntime_web.cache()}, once")
-        with console.file_bars() as progress:
+        with bars.files() as progress:
             runtime = onnxruntime_web.fetch(progress)
     parts = onnxruntime_web.read(runtime)
     with files.temporary_folder() as temporary:

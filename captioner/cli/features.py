@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, NamedTuple
 
 import typer
 
-from captioner.cli import complete, console, options
+from captioner.cli import bars, complete, console, options
 from captioner.files import bytes_in
 from captioner.machine.processes import Processes
 
@@ -115,7 +115,7 @@ def run(
     if processes.first and (expected_size := store_bytes(front, len(plan.images), flips=plan.flips)) > 1e9:
         console.note(f"{plan.output}: will take {expected_size / 1e9:,.1f} GB")
     began = time.perf_counter()
-    with console.progress("Encoding", show=processes.first) as progress:
+    with bars.progress("Encoding", show=processes.first) as progress:
         built = build_store(
             plan.output,
             front,

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from captioner import files
-from captioner.cli import complete, console, options, outputs, streams
+from captioner.cli import bars, complete, console, options, outputs, streams
 from captioner.errors import CaptionerError
 
 if TYPE_CHECKING:
@@ -102,7 +102,7 @@ def run(
     found = find_images([folder], recursive=recursive, on_empty=failures)
     records = [folder / RECORD] if (folder / RECORD).is_file() else []
     with open_index(index or folder / INDEX, folder) as photos:
-        with console.progress("Encoding", show=console.shows_progress(stdout=False)) as progress:
+        with bars.progress("Encoding", show=bars.at_once(stdout=False)) as progress:
             report = photos.update(
                 (path for path in found if not is_drawn_image(str(path))),
                 _identity(located),

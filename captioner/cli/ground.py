@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from captioner.cli import console, options, outputs, score_report
+from captioner.cli import bars, console, options, outputs, score_report
 
 EXAMPLES = """Example: captioner ground show_attend_tell captions_val2017.json instances_val2017.json
 
@@ -56,7 +56,7 @@ def run(
     from captioner.evaluation.grounding import ground
 
     captioner = Captioner.from_pretrained(located, device=device, **settings)
-    with console.progress("Grounding") as progress:
+    with bars.progress("Grounding") as progress:
         result = ground(captioner, boxes, part, attention=heads, batch_size=batch_size, progress=progress)
     split = part.images[0].split
     record = {

@@ -1,11 +1,10 @@
-"""One console for all that goes to stderr, progress with and without a terminal, tables, and brackets in help."""
+"""Tables and Markdown of all commands, brackets in help, and their first lines."""
 
 from __future__ import annotations
 
 import io
 import re
 import sys
-from collections.abc import Iterator
 
 import pytest
 from rich.table import Column
@@ -37,45 +36,6 @@ def screen(written: str) -> list[str]:
         elif not part.startswith(("\x1b", "\r")):
             lines[row] += part
     return [line for line in lines if line.strip()]
-
-
-@pytest.fixture
-def own_console() -> Iterator[None]:
-    """A console that does not outlast the test, as it keeps the colours of its terminal."""
-    console.stderr.cache_clear()
-    yield
-    console.stderr.cache_clear()
-
-
-@pytest.mark.usefixtures("own_console")
-def test_errors_and_notes_appear_above_the_bar(monkeypatch: pytest.MonkeyPatch) -> None:
-    terminal = Terminal()
-    monkeypatch.setattr(sys, "stderr", terminal)
-    monkeypatch.setenv("TERM", "xterm")
-    monkeypatch.setenv("COLUMNS", "100")
-    failures = console.Failures()
-    with console.progress("Captioning") as progress:
-        progress(1, 3)
-        failures("broken.jpg: is damaged [bulk]")
-        console.note("a note")
-        progress(2, 3, "loss 2.5")
-        during = screen(terminal.getvalue())
-        failures("empty.jpg: is empty")
-        progress(3, 3)
-    assert during[:2] == ["error: broken.jpg: is damaged [bulk]", "a note"]
-    assert screen(terminal.getvalue()) == [*during[:2], "error: empty.jpg: is empty"]
-    assert all("Captioning" in line for line in during[2:])
-
-
-def test_without_a_terminal_much_work_is_announced_at_once(capsys: pytest.CaptureFixture[str]) -> None:
-    phases = console.Phases()
-    for title, done, total in (("training", 0, 1200), ("training", 1, 1200), ("scoring", 0, 3), ("scoring", 3, 3)):
-        phases(title, done, total, "loss 2.5")
-    phases.close()
-    assert capsys.readouterr().err == "training: 0 of 1,200\n"
-    with console.progress("Captioning", show=False) as progress:
-        progress(1, 1200)
-    assert capsys.readouterr().err == ""
 
 
 def test_a_row_of_a_table_is_one_line_where_it_is_not_read_on_a_terminal(capsys: pytest.CaptureFixture[str]) -> None:

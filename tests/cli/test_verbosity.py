@@ -8,7 +8,6 @@ from pathlib import Path
 import pytest
 
 import captioner.data.annotations
-from captioner.cli import console
 from tests.cli.conftest import Run
 
 
@@ -72,22 +71,3 @@ def test_both_are_one_too_many(run: Run) -> None:
 def test_json_stays_json(run: Run, images: Path, model: Path) -> None:
     result = run("-v", "caption", images / "red.jpg", "--model", model, "--json")
     assert json.loads(result.out)["image"] == str(images / "red.jpg")
-
-
-def test_without_a_terminal_progress_is_a_line_a_minute(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    clock = iter([0.0, 0.5, 61.0, 90.0, 130.0, 200.0, 261.0])
-    monkeypatch.setattr("captioner.cli.console.time.monotonic", lambda: next(clock))
-    with console.progress("Captioning") as progress:
-        for done, total in ((10, 1000), (122, 1000), (200, 1000), (260, 1000)):
-            progress(done, total)
-        progress(5_000, None)
-        progress(7_000, None)
-    assert capsys.readouterr().err.splitlines() == [
-        "Captioning: 10 of 1,000",
-        "Captioning: 122 of 1,000, 2 a second, 0:07:19 left",
-        "Captioning: 260 of 1,000, 2 a second, 0:06:10 left",
-        "Captioning: 5,000, 25 a second",
-        "Captioning: 7,000, 27 a second",
-    ]
