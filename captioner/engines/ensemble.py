@@ -21,14 +21,14 @@ from captioner.data.transform import Together
 from captioner.decoders import State, Step
 from captioner.encoders import Encoder
 from captioner.engines.engine import best_of, captions_of
-from captioner.engines.model import TorchEngine, Writer, judges_of, regions_of
+from captioner.engines.model import TorchEngine, Writer, predictions_of, regions_of
 from captioner.errors import CaptionerError, CheckpointError, FeatureStoreError
 from captioner.features import FeatureStore
 from captioner.machine.backend import choose_device
 from captioner.memory import Memories, Memory
 from captioner.model import CaptionModel
 from captioner.search.config import SearchConfig
-from captioner.search.consensus import search_agreeing
+from captioner.search.consensus import search_with_consensus
 from captioner.search.search import search as find
 from captioner.text.vocabulary import Vocabulary
 
@@ -230,7 +230,7 @@ class EnsembleEngine(TorchEngine):
             (model, memories.parts[member.memory], None if member.numbers is None else member.numbers.tolist())
             for model, member in zip(self._models, self._decoder.members, strict=True)
         ]
-        found = search_agreeing(partial(find, self._decoder, memories), search, list(judges_of(members)))
+        found = search_with_consensus(partial(find, self._decoder, memories), search, list(predictions_of(members)))
         regions = regions_of(memories.parts[self._shown], self.encoders[self._shown].classes)
         return [
             best_of(captions_of(hypotheses, self.vocabulary, **each))

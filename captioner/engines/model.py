@@ -32,7 +32,7 @@ from captioner.machine.backend import choose_device, fast_dtype
 from captioner.memory import Encoded, Memory
 from captioner.model import CaptionModel
 from captioner.search.config import SearchConfig
-from captioner.search.consensus import Judge, search_agreeing
+from captioner.search.consensus import ConsensusPrediction, search_with_consensus
 from captioner.search.search import search as find
 
 _SCORED = 50  # images in a batch when a caption is scored
@@ -165,8 +165,8 @@ class ModelEngine(TorchEngine):
         self.giving(attention)
         memory = self._encoder.finish(memory.to(self.device), cut)
         refined = self._writer.refined(memory)
-        found = search_agreeing(
-            partial(find, self._writer.decoder, refined), search, list(judges_of([(self.model, memory, None)]))
+        found = search_with_consensus(
+            partial(find, self._writer.decoder, refined), search, list(predictions_of([(self.model, memory, None)]))
         )
         captions = [
             captions_of(hypotheses, self.vocabulary, **regions)
@@ -211,15 +211,19 @@ class Writer:
         return refined
 
 
-def judges_of(models: Iterable[tuple[CaptionModel, Memory, Sequence[int] | None]]) -> Iterator[Judge]:
-    """Let models predict the n-grams of captions; those without a consensus are left out.
+def predictions_of(
+    models: Iterable[tuple[CaptionModel, Memory, Sequence[int] | None]],
+) -> Iterator[ConsensusPrediction]:
+    """Yield the consensus of each model for the images of a batch; models without one are left out.
 
     Args:
         models: each with the memory of its encoder, and its number of each word of the search, if they differ.
     """
     for model, memory, numbers in models:
         if model.consensus is not None:
-            yield Judge(model.consensus, model.consensus.codes(memory.pooled.float().cpu().numpy()), numbers)
+            yield ConsensusPrediction(
+                model.consensus, model.consensus.codes(memory.pooled.float().cpu().numpy()), numbers
+            )
 
 
 def regions_of(memory: Memory, classes: Sequence[str]) -> Iterator[dict[str, Any]]:

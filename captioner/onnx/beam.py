@@ -13,7 +13,7 @@ import numpy as np
 
 from captioner.caption import Array
 from captioner.search.collect import collect, top
-from captioner.search.config import NEVER, Hypothesis, SearchConfig
+from captioner.search.config import MINUS_INFINITY, Hypothesis, SearchConfig
 from captioner.text.vocabulary import BOS, EOS, PAD, UNK
 
 
@@ -52,7 +52,7 @@ class Step(NamedTuple):
     state: State
 
 
-class Stepper(Protocol):
+class StepwiseDecoder(Protocol):
     """The interface of a decoder."""
 
     def step(self, tokens: Array, state: State) -> Step:
@@ -62,25 +62,25 @@ class Stepper(Protocol):
 def constrain(log_probabilities: Array, history: Array, config: SearchConfig) -> Array:
     """Set the forbidden next words to minus infinity, in place, as :mod:`captioner.search.constraints` does."""
     ending = log_probabilities[..., EOS].copy()
-    log_probabilities[..., [PAD, BOS]] = NEVER
+    log_probabilities[..., [PAD, BOS]] = MINUS_INFINITY
     if config.forbid_unknown:
-        log_probabilities[..., UNK] = NEVER
+        log_probabilities[..., UNK] = MINUS_INFINITY
     length, n = history.shape[-1], config.block_ngram
     if length < config.min_words:
-        log_probabilities[..., EOS] = NEVER
+        log_probabilities[..., EOS] = MINUS_INFINITY
     if 0 < n <= length:
         # Every window of n words that begins with the last n - 1 words written forbids its last word.
         windows = np.lib.stride_tricks.sliding_window_view(history, n, axis=-1)
         repeats = (windows[..., :-1] == history[..., None, length - n + 1 :]).all(-1)
         b, w, i = repeats.nonzero()
-        log_probabilities[b, w, windows[b, w, i, -1]] = NEVER
-    stuck = log_probabilities.max(-1) == NEVER
+        log_probabilities[b, w, windows[b, w, i, -1]] = MINUS_INFINITY
+    stuck = log_probabilities.max(-1) == MINUS_INFINITY
     log_probabilities[..., EOS] = np.where(stuck, ending, log_probabilities[..., EOS])
     return log_probabilities
 
 
 def beam(
-    decoder: Stepper, state: State, images: int, config: SearchConfig, count: int | None = None
+    decoder: StepwiseDecoder, state: State, images: int, config: SearchConfig, count: int | None = None
 ) -> list[list[Hypothesis]]:
     """Find the best captions of each image among ``width`` hypotheses; see :func:`captioner.search.beam.beam`.
 
@@ -95,7 +95,9 @@ def beam(
     w, steps = config.width, config.max_words
     words = np.zeros((steps, images, w), dtype=np.int64)
     parents = np.zeros((steps, images, w), dtype=np.int64)
-    totals = np.full((steps, images, w), NEVER, dtype=np.float32)  # of live hypotheses and those that end in this step
+    totals = np.full(
+        (steps, images, w), MINUS_INFINITY, dtype=np.float32
+    )  # of live hypotheses and those that end in this step
     ended = np.zeros((steps, images, w), dtype=bool)
     attentions: list[tuple[Array, Array]] = []
 
@@ -104,7 +106,7 @@ def beam(
     total: Array = np.zeros((images, 1), dtype=np.float32)
     history: Array = np.empty((images, 1, 0), dtype=np.int64)
     width: Array = np.full(images, w)  # live hypotheses of each image
-    best: Array = np.full((images, count), NEVER, dtype=np.float32)  # scores of the best ended hypotheses
+    best: Array = np.full((images, count), MINUS_INFINITY, dtype=np.float32)  # scores of the best ended hypotheses
     columns = w
     for t in range(steps):
         log_probabilities, attention, state = decoder.step(tokens, state)
@@ -116,20 +118,20 @@ def beam(
         within = config.prune if config.prune and config.n_best == 1 else np.inf
         total, flat = top(candidates.reshape(len(active), -1), columns, within)
         parent, tokens = np.divmod(flat, candidates.shape[-1])
-        total[np.arange(columns) >= width[:, None]] = NEVER
+        total[np.arange(columns) >= width[:, None]] = MINUS_INFINITY
         if config.prune:
             low = (total < total[:, :1] - np.float32(config.prune)) & (np.arange(columns) >= config.n_best)
-            total[low] = NEVER
-        ends = (tokens == EOS) & (total > NEVER)
+            total[low] = MINUS_INFINITY
+        ends = (tokens == EOS) & (total > MINUS_INFINITY)
         record = t, active, slice(columns)
         words[record], parents[record], totals[record], ended[record] = tokens, parent, total, ends
         if ends.any():
-            scores = np.where(ends, config.normalise(total, np.float32(t + 1)), np.float32(NEVER))
+            scores = np.where(ends, config.normalise(total, np.float32(t + 1)), np.float32(MINUS_INFINITY))
             best, _ = top(np.concatenate([best, scores], axis=1), count)
-            total = np.where(ends, np.float32(NEVER), total)
+            total = np.where(ends, np.float32(MINUS_INFINITY), total)
             width = width - ends.sum(1)
         can_win = config.normalise(total.max(1), np.float32(steps)) >= best[:, -1]
-        live = (total > NEVER) & can_win[:, None]
+        live = (total > MINUS_INFINITY) & can_win[:, None]
         alive = live.any(1).nonzero()[0]
         if not len(alive):
             break

@@ -38,7 +38,7 @@ from captioner.onnx.folder import (
     Graphs,
 )
 from captioner.search.config import SearchConfig
-from captioner.search.consensus import Consensus, Judge, search_agreeing
+from captioner.search.consensus import Consensus, ConsensusPrediction, search_with_consensus
 from captioner.text.vocabulary import Vocabulary
 
 if TYPE_CHECKING:
@@ -247,8 +247,10 @@ class OnnxEngine(Engine):
         captions, together = [], max(1, _ROWS // search.width)
         for first in range(0, len(features), together):
             part = features[first : first + together]
-            judges = [] if self.consensus is None else [Judge(self.consensus, self.consensus.codes(part.mean(1)))]
-            found = search_agreeing(partial(beam, self, self.start(part), len(part)), search, judges)
+            predictions = []
+            if self.consensus is not None:
+                predictions.append(ConsensusPrediction(self.consensus, self.consensus.codes(part.mean(1))))
+            found = search_with_consensus(partial(beam, self, self.start(part), len(part)), search, predictions)
             captions += [best_of(captions_of(each, self.vocabulary, grid=self.graphs.grid)) for each in found]
         return captions
 

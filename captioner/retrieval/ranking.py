@@ -3,10 +3,10 @@
 The score of a photo x for a sentence s of T words is the one by which a search ranks captions, against a photo that is
 the mean of all, plus what people wrote about it:
 
-    score(x) = [log p(s | x) - log p(s | mean)] / T^a  +  b [agreement(s, x) - agreement(s, mean)]  +  c BM25(s, x)
+    score(x) = [log p(s | x) - log p(s | mean)] / T^a  +  b [CIDEr(s, x) - CIDEr(s, mean)]  +  c BM25(s, x)
 
 a and b are the search settings ``length_normalisation`` and ``consensus`` of the model. The decoder gives p(s | x) by
-teacher forcing, the model's consensus the expected CIDEr ``agreement`` (:mod:`captioner.search.consensus`), SQLite the
+teacher forcing, the model's consensus the expected CIDEr (:mod:`captioner.search.consensus`), SQLite the
 BM25. Without a consensus b is 0. The division by p(s | mean) leaves the order as it is; it makes scores of different
 sentences comparable, and 0 means: no more likely than for any photo.
 
@@ -115,7 +115,7 @@ class Finder:
         if known:
             engine = self._captioner.engine
             numbers = self._captioner.vocabulary.encode(" ".join(known), max_words=engine.most_words)
-            score += self._agreement(numbers)
+            score += self._expected_cider(numbers)
             order = np.lexsort((-score, -named))
             chosen = order if self._codes is None else order[: max(CANDIDATES, 2 * number)]
             score[chosen] += self._likelihood(numbers, chosen)
@@ -125,13 +125,13 @@ class Finder:
     def _hit(self, name: bytes, score: float) -> Hit:
         return Hit(self._index.folder / os.fsdecode(name), float(score), self._index.texts.of(name))
 
-    def _agreement(self, numbers: list[int]) -> Array:
+    def _expected_cider(self, numbers: list[int]) -> Array:
         consensus = self._captioner.engine.consensus
         if consensus is None or self._codes is None:
             return np.zeros(len(self._names), np.float32)
-        found = consensus.of_caption(self._codes, [number for number in numbers if number > UNK])
-        agreement: Array = self._captioner.search.consensus * (found[:-1] - found[-1])
-        return agreement
+        found = consensus.expected_cider_of_images(self._codes, [number for number in numbers if number > UNK])
+        weighted: Array = self._captioner.search.consensus * (found[:-1] - found[-1])
+        return weighted
 
     def _likelihood(self, numbers: list[int], chosen: Array) -> Array:
         found = self._captioner.engine.log_likelihoods(np.concatenate([self._parts[chosen], self._mean]), numbers)

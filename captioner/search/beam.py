@@ -7,13 +7,15 @@ from torch import Tensor
 
 from captioner.memory import Encoded
 from captioner.search.collect import collect
-from captioner.search.config import NEVER, Hypothesis, SearchConfig
-from captioner.search.constraints import Stepper, constrain
+from captioner.search.config import MINUS_INFINITY, Hypothesis, SearchConfig
+from captioner.search.constraints import StepwiseDecoder, constrain
 from captioner.text.vocabulary import BOS, EOS
 
 
 @torch.inference_mode()
-def beam(decoder: Stepper, memory: Encoded, config: SearchConfig, count: int | None = None) -> list[list[Hypothesis]]:
+def beam(
+    decoder: StepwiseDecoder, memory: Encoded, config: SearchConfig, count: int | None = None
+) -> list[list[Hypothesis]]:
     """Find the best captions of each image among ``width`` hypotheses.
 
     As in the code of Show, Attend and Tell, the beam of an image narrows by one whenever one of its hypotheses ends,
@@ -40,7 +42,8 @@ def beam(decoder: Stepper, memory: Encoded, config: SearchConfig, count: int | N
     steps = config.max_words
     words = torch.zeros(steps, b, w, dtype=torch.long, device=device)
     parents = torch.zeros(steps, b, w, dtype=torch.long, device=device)
-    totals = torch.full((steps, b, w), NEVER, device=device)  # of live hypotheses and those that end in this step
+    # Log-probabilities of live hypotheses, and of those that end in the step.
+    totals = torch.full((steps, b, w), MINUS_INFINITY, device=device)
     ended = torch.zeros(steps, b, w, dtype=torch.bool, device=device)
     attentions: list[tuple[Tensor, Tensor]] = []
 
@@ -51,7 +54,7 @@ def beam(decoder: Stepper, memory: Encoded, config: SearchConfig, count: int | N
     history = torch.empty(b, 1, 0, dtype=torch.long, device=device)
     width = torch.full((b,), w, device=device)  # live hypotheses of each image
     ranks = torch.arange(w, device=device)
-    best = torch.full((b, count), NEVER, device=device)  # scores of the best ended hypotheses
+    best = torch.full((b, count), MINUS_INFINITY, device=device)  # scores of the best ended hypotheses
     columns = w
     for t in range(steps):
         logits, attention, state = decoder.step(tokens, state)
@@ -61,23 +64,23 @@ def beam(decoder: Stepper, memory: Encoded, config: SearchConfig, count: int | N
         vocabulary = candidates.shape[-1]
         total, flat = candidates.flatten(1).topk(min(columns, candidates.shape[1] * vocabulary), dim=-1)
         if total.shape[1] < columns:  # a vocabulary smaller than the beam
-            total = torch.nn.functional.pad(total, (0, columns - total.shape[1]), value=NEVER)
+            total = torch.nn.functional.pad(total, (0, columns - total.shape[1]), value=MINUS_INFINITY)
             flat = torch.nn.functional.pad(flat, (0, columns - flat.shape[1]))
         parent, tokens = flat // vocabulary, flat % vocabulary
-        total = total.masked_fill(ranks[:columns] >= width.unsqueeze(1), NEVER)
+        total = total.masked_fill(ranks[:columns] >= width.unsqueeze(1), MINUS_INFINITY)
         if config.prune:
             low = (total < total[:, :1] - config.prune) & (ranks[:columns] >= config.n_best)
-            total = total.masked_fill(low, NEVER)
-        ends = (tokens == EOS) & (total > NEVER)
+            total = total.masked_fill(low, MINUS_INFINITY)
+        ends = (tokens == EOS) & (total > MINUS_INFINITY)
         record = slice(t, t + 1), images, slice(columns)
         words[record], parents[record], totals[record], ended[record] = tokens, parent, total, ends
-        scores = config.normalise(total, t + 1).masked_fill(~ends, NEVER)
+        scores = config.normalise(total, t + 1).masked_fill(~ends, MINUS_INFINITY)
         best = torch.cat([best, scores], dim=1).topk(count, dim=1).values
-        total = total.masked_fill(ends, NEVER)
+        total = total.masked_fill(ends, MINUS_INFINITY)
         width = width - ends.sum(1)
         can_win = config.normalise(total.amax(1), steps) >= best[:, -1]
         # One transfer from the device a step: how many hypotheses an image may have next, and the last that continues.
-        live = (total > NEVER) & can_win.unsqueeze(1)
+        live = (total > MINUS_INFINITY) & can_win.unsqueeze(1)
         continuing, last = torch.stack(
             [torch.where(live.any(1), width, 0), (live * (1 + ranks[:columns])).amax(1)]
         ).tolist()

@@ -8,7 +8,7 @@ from __future__ import annotations
 import numpy as np
 
 from captioner.caption import Array
-from captioner.search.config import NEVER, Hypothesis, SearchConfig
+from captioner.search.config import MINUS_INFINITY, Hypothesis, SearchConfig
 
 
 def top(scores: Array, count: int, within: float = np.inf) -> tuple[Array, Array]:
@@ -26,18 +26,18 @@ def top(scores: Array, count: int, within: float = np.inf) -> tuple[Array, Array
         order = np.lexsort((-near, rows))
         rank = np.arange(len(rows)) - np.searchsorted(rows, rows)
         rows, order, rank = (part[rank < count] for part in (rows, order, rank))
-        values = np.full((len(scores), count), NEVER, dtype=scores.dtype)
+        values = np.full((len(scores), count), MINUS_INFINITY, dtype=scores.dtype)
         values[rows, rank] = near[order]
         found = np.zeros((len(scores), count), dtype=np.int64)
         found[rows, rank] = positions[order]
         return values, found
     if scores.shape[1] < count:
-        scores = np.pad(scores, ((0, 0), (0, count - scores.shape[1])), constant_values=NEVER)
+        scores = np.pad(scores, ((0, 0), (0, count - scores.shape[1])), constant_values=MINUS_INFINITY)
     positions = np.argpartition(-scores, count - 1, axis=1)[:, :count]
     values = np.take_along_axis(scores, positions, axis=1)
     order = np.argsort(-values, axis=1, kind="stable")
     values, positions = (np.take_along_axis(x, order, axis=1) for x in (values, positions))
-    return values, np.where(values > NEVER, positions, 0)
+    return values, np.where(values > MINUS_INFINITY, positions, 0)
 
 
 def collect(
@@ -65,7 +65,7 @@ def collect(
     scores = config.normalise(totals, np.arange(1, steps + 1, dtype=np.float32).reshape(-1, 1, 1))
     # Unfinished hypotheses exist only at the last step. A large shift ranks them last and keeps their order.
     ranking = scores.astype(np.float64)  # in 32 bits the shift would round differences away
-    unfinished = np.full_like(ranking, NEVER)
+    unfinished = np.full_like(ranking, MINUS_INFINITY)
     unfinished[-1] = ranking[-1] - 1e6
     ranked = np.where(ended, ranking, unfinished).transpose(1, 0, 2).reshape(images, -1)
     best, index = top(ranked, count)
@@ -73,7 +73,7 @@ def collect(
     for image in range(images):
         hypotheses = []
         for rank in range(count):
-            if best[image, rank] == NEVER:
+            if best[image, rank] == MINUS_INFINITY:
                 break
             last, slot = divmod(int(index[image, rank]), w)
             finished = bool(ended[last, image, slot])

@@ -16,8 +16,8 @@ from captioner.settings import Settings, validate
 if TYPE_CHECKING:
     from typing_extensions import Unpack
 
-NEVER = float("-inf")
-MOST_WIDTH, MOST_WORDS = 1000, 5000  # more would fill the memory, and is a mistake or a damaged config
+MINUS_INFINITY = float("-inf")
+MAX_WIDTH, MAX_WORDS = 1000, 5000  # more would fill the memory, and is a mistake or a damaged config
 N = TypeVar("N")  # a number, an array or a tensor
 S = TypeVar("S", bound="SearchConfig")
 
@@ -25,8 +25,8 @@ S = TypeVar("S", bound="SearchConfig")
 class SearchConfig(Settings):
     """Settings of a search for captions."""
 
-    width: int = Field(5, ge=1, le=MOST_WIDTH, description="hypotheses kept for each image; 1 is greedy search")
-    max_words: int = Field(24, ge=1, le=MOST_WORDS, description="most words of a caption")
+    width: int = Field(5, ge=1, le=MAX_WIDTH, description="hypotheses kept for each image; 1 is greedy search")
+    max_words: int = Field(24, ge=1, le=MAX_WORDS, description="most words of a caption")
     min_words: int = Field(0, ge=0, description="fewest words of a caption")
     length_normalisation: float = Field(
         0.7,
@@ -39,8 +39,7 @@ class SearchConfig(Settings):
     consensus: float = Field(
         50.0,
         ge=0,
-        description="weight of the agreement with the n-grams that are expected in captions of the image, when "
-        "hypotheses are compared, for models that predict them; 0 leaves it out",
+        description="weight of the expected CIDEr in a hypothesis's score, for models with a consensus; 0: none",
     )
     prune: float = Field(
         0.0,

@@ -142,7 +142,7 @@ class Consensus:
         found: Array = (self.up[chosen].astype(np.float32) @ code) * self.up_scale[chosen] + self.mean[chosen]
         return found
 
-    def agreements(self, code: Array, captions: Sequence[Sequence[int]]) -> list[float]:
+    def expected_cider(self, code: Array, captions: Sequence[Sequence[int]]) -> list[float]:
         """Return the expected CIDEr of captions of one image, each from 0 to about 1.
 
         Args:
@@ -154,8 +154,8 @@ class Consensus:
         expected = dict(zip(rows, self.expected(code, rows).tolist(), strict=True))
         return [sum(expected[row] * weight for row, weight in zip(*each, strict=True)) for each in weighed]
 
-    def of_caption(self, codes: Array, caption: Sequence[int]) -> Array:
-        """Return the expected CIDEr of one caption for each of several images, as :meth:`agreements` does for one.
+    def expected_cider_of_images(self, codes: Array, caption: Sequence[int]) -> Array:
+        """Return the expected CIDEr of one caption for each of several images, as :meth:`expected_cider` does for one.
 
         Args:
             codes: (B, R) of the images.
@@ -167,8 +167,8 @@ class Consensus:
         rows, weights = self._weights(caption)
         chosen, weight = np.asarray(rows, np.intp), np.asarray(weights, np.float32)
         up = weight @ (self.up[chosen] * self.up_scale[chosen, None])
-        agreement: Array = codes @ up + weight @ self.mean[chosen]
-        return agreement
+        expected: Array = codes @ up + weight @ self.mean[chosen]
+        return expected
 
     def _weights(self, caption: Sequence[int]) -> tuple[list[int], list[float]]:
         """Return the rows of a caption's n-grams, and the weights by which their expected entries are summed."""
@@ -241,11 +241,11 @@ def ngram_counts(words: Sequence[int]) -> list[Counter[tuple[int, ...]]]:
 
 
 @dataclass(frozen=True)
-class Judge:
-    """What a model expects in people's captions of some images.
+class ConsensusPrediction:
+    """A model's consensus for the images of a batch.
 
     Attributes:
-        consensus: its prediction.
+        consensus: the model's.
         codes: (B, R) of the images; see :meth:`Consensus.codes`.
         numbers: the model's number of each word of the search, if they differ.
     """
@@ -254,43 +254,46 @@ class Judge:
     codes: Array
     numbers: Sequence[int] | None = None
 
-    def agreements(self, image: int, captions: Sequence[Sequence[int]]) -> list[float]:
-        """Return :meth:`Consensus.agreements` of captions of an image."""
+    def expected_cider(self, image: int, captions: Sequence[Sequence[int]]) -> list[float]:
+        """Return :meth:`Consensus.expected_cider` of captions of an image."""
         if self.numbers is not None:
             captions = [[self.numbers[word] for word in words] for words in captions]
-        return self.consensus.agreements(self.codes[image], captions)
+        return self.consensus.expected_cider(self.codes[image], captions)
 
 
-def search_agreeing(
-    find: Callable[[SearchConfig, int], list[list[Hypothesis]]], config: SearchConfig, judges: Sequence[Judge]
+def search_with_consensus(
+    find: Callable[[SearchConfig, int], list[list[Hypothesis]]],
+    config: SearchConfig,
+    predictions: Sequence[ConsensusPrediction],
 ) -> list[list[Hypothesis]]:
-    """Search captions, and rank all hypotheses of the beam by ``score + consensus * agreement``.
+    """Search captions, and rank all hypotheses of the beam by ``score + consensus * expected CIDEr``.
 
     Args:
         find: searches captions of B images with some settings, and returns this many of each.
         config: the settings.
-        judges: the agreement is the mean over them; without any it is not counted.
+        predictions: one for each model that has a consensus; the expected CIDEr is their mean.
     """
-    if not judges or not config.consensus or config.width == 1:
+    if not predictions or not config.consensus or config.width == 1:
         return find(config, config.n_best)
     found = find(config, config.width)
-    return rerank(found, [_mean(judges, image, hypotheses) for image, hypotheses in enumerate(found)], config)
+    return rerank(found, [_mean(predictions, image, hypotheses) for image, hypotheses in enumerate(found)], config)
 
 
-def _mean(judges: Sequence[Judge], image: int, hypotheses: Sequence[Hypothesis]) -> list[float]:
+def _mean(predictions: Sequence[ConsensusPrediction], image: int, hypotheses: Sequence[Hypothesis]) -> list[float]:
     captions = [hypothesis.words for hypothesis in hypotheses]
-    return [fmean(each) for each in zip(*(judge.agreements(image, captions) for judge in judges), strict=True)]
+    by_model = (prediction.expected_cider(image, captions) for prediction in predictions)
+    return [fmean(values) for values in zip(*by_model, strict=True)]
 
 
 def rerank(
-    found: Sequence[Sequence[Hypothesis]], agreements: Sequence[Sequence[float]], config: SearchConfig
+    found: Sequence[Sequence[Hypothesis]], expected_cider: Sequence[Sequence[float]], config: SearchConfig
 ) -> list[list[Hypothesis]]:
     """Rank the hypotheses of each image and keep the ``n_best``; unfinished ones stay behind all finished ones."""
     ranked = []
-    for hypotheses, own in zip(found, agreements, strict=True):
+    for hypotheses, own in zip(found, expected_cider, strict=True):
         scored = [
-            replace(hypothesis, score=hypothesis.score + config.consensus * agreement)
-            for hypothesis, agreement in zip(hypotheses, own, strict=True)
+            replace(hypothesis, score=hypothesis.score + config.consensus * value)
+            for hypothesis, value in zip(hypotheses, own, strict=True)
         ]
         scored.sort(key=lambda hypothesis: (hypothesis.finished, hypothesis.score), reverse=True)
         ranked.append(scored[: config.n_best])

@@ -6,12 +6,12 @@ import torch
 
 from captioner.memory import Encoded
 from captioner.search.config import Hypothesis, SearchConfig
-from captioner.search.constraints import Stepper, constrain
+from captioner.search.constraints import StepwiseDecoder, constrain
 from captioner.text.vocabulary import BOS, EOS
 
 
 @torch.inference_mode()
-def greedy(decoder: Stepper, memory: Encoded, config: SearchConfig) -> list[list[Hypothesis]]:
+def greedy(decoder: StepwiseDecoder, memory: Encoded, config: SearchConfig) -> list[list[Hypothesis]]:
     """Find one caption for each image, word by word.
 
     See :class:`SearchConfig`; ``width`` and ``n_best`` have no effect here.

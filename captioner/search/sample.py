@@ -10,12 +10,14 @@ from torch import Tensor
 
 from captioner.memory import Encoded
 from captioner.search.config import SearchConfig
-from captioner.search.constraints import Stepper, constrain
+from captioner.search.constraints import StepwiseDecoder, constrain
 from captioner.text.vocabulary import BOS, EOS, PAD
 
 
 @torch.no_grad()
-def sample(decoder: Stepper, memory: Encoded, captions: int, config: SearchConfig, *, greedy: bool = False) -> Tensor:
+def sample(
+    decoder: StepwiseDecoder, memory: Encoded, captions: int, config: SearchConfig, *, greedy: bool = False
+) -> Tensor:
     """Draw captions word by word, each word in proportion to its probability among those that may come next.
 
     An image whose captions have all ended takes no part in later steps.

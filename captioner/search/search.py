@@ -5,10 +5,12 @@ from __future__ import annotations
 from captioner.memory import Encoded
 from captioner.search.beam import beam
 from captioner.search.config import Hypothesis, SearchConfig
-from captioner.search.constraints import Stepper
+from captioner.search.constraints import StepwiseDecoder
 from captioner.search.greedy import greedy
 
 
-def search(decoder: Stepper, memory: Encoded, config: SearchConfig, count: int | None = None) -> list[list[Hypothesis]]:
+def search(
+    decoder: StepwiseDecoder, memory: Encoded, config: SearchConfig, count: int | None = None
+) -> list[list[Hypothesis]]:
     """Find captions of each image by beam search, see :func:`beam`; a beam width of 1 is greedy search."""
     return greedy(decoder, memory, config) if config.width == 1 else beam(decoder, memory, config, count)

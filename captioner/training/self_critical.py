@@ -28,7 +28,7 @@ from captioner.text.vocabulary import BOS, EOS, PAD, UNK, Vocabulary, tokenize
 from captioner.training.likelihood import log_likelihoods
 from captioner.training.objective import OBJECTIVES, Objective
 
-NEVER = float("-inf")
+MINUS_INFINITY = float("-inf")
 
 
 class SelfCriticalConfig(Settings):
@@ -177,6 +177,6 @@ class SelfCritical(Objective):
         inputs = inputs.masked_fill(samples == PAD, PAD)
         real = inputs != PAD
         logits = decoder(memory, inputs).logits.float()
-        logits = logits.index_fill(1, torch.tensor([PAD, BOS, UNK], device=logits.device), NEVER)
+        logits = logits.index_fill(1, torch.tensor([PAD, BOS, UNK], device=logits.device), MINUS_INFINITY)
         likelihood, _ = log_likelihoods(logits, samples[real])
         return likelihood, real.flatten(0, 1).nonzero()[:, 0]

@@ -25,7 +25,7 @@ from captioner.errors import CheckpointError, ConfigError
 from captioner.memory import Memory
 from captioner.model import build_decoder, build_refiner, check_part
 from captioner.registry import Registry
-from captioner.search.config import MOST_WORDS, SearchConfig
+from captioner.search.config import MAX_WORDS, SearchConfig
 from captioner.settings import Settings, validate
 from captioner.store.weights import put_weights, read_weights, sized, write_folder
 from captioner.text.subwords import Subwords
@@ -38,7 +38,7 @@ KIND = store.TRANSLATOR
 class TextSearchConfig(SearchConfig):
     """Settings of the search for translations; a "word" is a piece of a word here."""
 
-    max_words: int = Field(120, ge=1, le=MOST_WORDS, description="translations are cut after this many pieces")
+    max_words: int = Field(120, ge=1, le=MAX_WORDS, description="translations are cut after this many pieces")
     length_normalisation: float = Field(
         1.0, ge=0, description=str(SearchConfig.model_fields["length_normalisation"].description)
     )
@@ -59,7 +59,7 @@ class TranslationConfig(Settings):
         default_factory=lambda: {"name": "show_attend_tell"}, description="name and settings of the decoder"
     )
     search: TextSearchConfig = Field(default_factory=TextSearchConfig, description="default settings of the search")
-    max_pieces: int = Field(200, ge=1, le=MOST_WORDS, description="longer source texts are cut")
+    max_pieces: int = Field(200, ge=1, le=MAX_WORDS, description="longer source texts are cut")
 
     @field_validator("encoder", "refiner", "decoder")
     @classmethod

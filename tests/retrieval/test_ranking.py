@@ -85,17 +85,17 @@ def test_the_score_is_that_of_the_equation(index: PhotoIndex, captioner: Caption
     places = [*parts, parts.mean(0)]
     likelihoods = [naive_likelihood(engine, each, caption) for each in places]
     np.testing.assert_allclose(engine.log_likelihoods(np.stack(places), caption), likelihoods, rtol=1e-4)
-    agreements = [0.0] * len(places)
+    expected_cider = [0.0] * len(places)
     if engine.consensus is not None:
         codes = engine.consensus.codes(np.stack([each.mean(0) for each in places]))
-        agreements = [engine.consensus.agreements(code, [caption[1:-1]])[0] for code in codes]
-        assert len({round(each, 5) for each in agreements}) == 4
+        expected_cider = [engine.consensus.expected_cider(code, [caption[1:-1]])[0] for code in codes]
+        assert len({round(each, 5) for each in expected_cider}) == 4
     texts = index.texts.matches(["a", "dog", "runs", "on", "grass"])
     assert texts.keys() == {b"red.jpg"}
     length = len(caption) - 1
     expected = {
         name: (likelihoods[row] - likelihoods[-1]) / length**captioner.search.length_normalisation
-        + captioner.search.consensus * (agreements[row] - agreements[-1])
+        + captioner.search.consensus * (expected_cider[row] - expected_cider[-1])
         + ranking.BM25_WEIGHT * texts.get(name, 0.0)
         for row, name in enumerate(index.names())
     }
@@ -136,5 +136,5 @@ def test_one_caption_for_many_images_agrees_as_many_captions_for_one() -> None:
     prediction = consensus(5)
     codes = prediction.codes(np.random.default_rng(1).normal(size=(4, 5)))
     for caption in ([4, 5, 6, 7], [4, 4, 9, 11], [11, 12], [5]):
-        expected = [prediction.agreements(code, [caption])[0] for code in codes]
-        np.testing.assert_allclose(prediction.of_caption(codes, caption), expected, rtol=1e-4, atol=1e-6)
+        expected = [prediction.expected_cider(code, [caption])[0] for code in codes]
+        np.testing.assert_allclose(prediction.expected_cider_of_images(codes, caption), expected, rtol=1e-4, atol=1e-6)

@@ -18,7 +18,7 @@ from safetensors.numpy import load_file, save_file
 
 from captioner.errors import CheckpointError
 from captioner.search.config import Hypothesis, SearchConfig
-from captioner.search.consensus import Consensus, Judge, rerank, search_agreeing
+from captioner.search.consensus import Consensus, ConsensusPrediction, rerank, search_with_consensus
 from captioner.store.weights import dequantised
 
 CAPTIONS = [
@@ -43,8 +43,8 @@ def predicting(words: Sequence[Sequence[int]], idf: Sequence[float], expected: S
     )
 
 
-def agreement(consensus: Consensus, caption: Sequence[int]) -> float:
-    (found,) = consensus.agreements(consensus.codes(np.ones((1, 2)))[0], [caption])
+def expected_cider(consensus: Consensus, caption: Sequence[int]) -> float:
+    (found,) = consensus.expected_cider(consensus.codes(np.ones((1, 2)))[0], [caption])
     return found
 
 
@@ -69,7 +69,7 @@ def frequencies() -> Counter[tuple[int, ...]]:
     )
 
 
-def test_agreement_is_the_mean_cosine_with_peoples_captions() -> None:
+def test_expected_cider_is_the_mean_cosine_with_peoples_captions() -> None:
     df = frequencies()
     grams = sorted(df)
     idf = [math.log(3 / df[gram]) for gram in grams]
@@ -81,11 +81,11 @@ def test_agreement_is_the_mean_cosine_with_peoples_captions() -> None:
         cosines = [
             sum(value * other[n].get(gram, 0.0) for gram, value in own[n].items()) for other in people for n in range(4)
         ]
-        found = agreement(predicting(grams, idf, expected), caption)
+        found = expected_cider(predicting(grams, idf, expected), caption)
         assert found == pytest.approx(sum(cosines) / 4 / len(captions))
 
 
-def test_agreement_is_cider_without_its_length_penalty() -> None:
+def test_expected_cider_is_cider_without_its_length_penalty() -> None:
     """pycocoevalcap's CIDEr-D clips counts and weighs lengths; with equal lengths and single n-grams it is the same."""
     references = {0: ["a b c d", "a b e f"], 1: ["g h i j"], 2: ["a k l m"]}
     numbers: dict[str, int] = {}
@@ -104,13 +104,13 @@ def test_agreement_is_cider_without_its_length_penalty() -> None:
     people = [naive_vectors(text, df, 3) for text in coded[0]]
     expected = [float(np.mean([other[len(gram) - 1].get(gram, 0.0) for other in people])) for gram in grams]
     consensus = predicting(grams, [math.log(3 / df[gram]) for gram in grams], expected)
-    found = agreement(consensus, [numbers[word] for word in caption.split()])
+    found = expected_cider(consensus, [numbers[word] for word in caption.split()])
     assert 10 * found == pytest.approx(each[0], rel=1e-6) and score > 0
 
 
 def test_repetition_is_not_rewarded() -> None:
     consensus = predicting([[5], [6]], [1.0, 1.0], [0.6, 0.2])
-    once, twice = (agreement(consensus, words) for words in ([5, 6], [5, 6, 5]))
+    once, twice = (expected_cider(consensus, words) for words in ([5, 6], [5, 6, 5]))
     assert once == pytest.approx(0.8 / math.sqrt(2) / 4) and twice == pytest.approx(0.8 / math.sqrt(5) / 4)
 
 
@@ -118,45 +118,45 @@ def hypothesis(score: float, *, finished: bool = True, word: int = 5) -> Hypothe
     return Hypothesis([word], score, score, None, finished)
 
 
-def test_the_hypotheses_are_ranked_by_score_and_agreement() -> None:
+def test_hypotheses_are_ranked_by_score_and_expected_cider() -> None:
     found = [[hypothesis(-1.0), hypothesis(-1.2, word=6), hypothesis(-0.5, word=7, finished=False)]]
     config = SearchConfig(width=3, n_best=2, consensus=10.0)
-    for agreements, words in (([0.0, 0.0, 9.0], [5, 6]), ([0.0, 0.03, 9.0], [6, 5])):
-        (ranked,) = rerank(found, [agreements], config)
+    for expected, words in (([0.0, 0.0, 9.0], [5, 6]), ([0.0, 0.03, 9.0], [6, 5])):
+        (ranked,) = rerank(found, [expected], config)
         assert [one.words for one in ranked] == [[word] for word in words]
     assert ranked[0].score == pytest.approx(-0.9) and ranked[0].log_probability == -1.2
 
 
-def test_the_whole_beam_is_judged_by_all_judges() -> None:
-    asked = []
+def test_the_whole_beam_is_ranked_by_the_mean_over_the_models() -> None:
+    counts = []
 
     def find(config: SearchConfig, count: int) -> list[list[Hypothesis]]:
         assert config.n_best == 1
-        asked.append(count)
+        counts.append(count)
         return [[hypothesis(-1.0, word=5), hypothesis(-1.1, word=6)][:count]]
 
     code = np.zeros((1, 1), dtype=np.float32)
-    likes_six = Judge(predicting([[6], [7]], [1.0, 1.0], [0.1, 0.0]), code)
-    likes_seven = Judge(predicting([[6], [7]], [1.0, 1.0], [0.0, 0.1]), code)
-    renamed = replace(likes_seven, numbers=[0, 1, 2, 3, 4, 5, 7])  # its number of word 6 is 7
+    for_six = ConsensusPrediction(predicting([[6], [7]], [1.0, 1.0], [0.1, 0.0]), code)
+    for_seven = ConsensusPrediction(predicting([[6], [7]], [1.0, 1.0], [0.0, 0.1]), code)
+    renamed = replace(for_seven, numbers=[0, 1, 2, 3, 4, 5, 7])  # its number of word 6 is 7
     config = SearchConfig(width=2)
-    for judges, expected in (
+    for predictions, expected in (
         ([], -1.0),
-        ([likes_seven], -1.0),
-        ([likes_six], 0.15),
-        ([likes_six, likes_seven], -0.475),
+        ([for_seven], -1.0),
+        ([for_six], 0.15),
+        ([for_six, for_seven], -0.475),
     ):
-        (best,) = search_agreeing(find, config, judges)[0]
+        (best,) = search_with_consensus(find, config, predictions)[0]
         assert best.score == pytest.approx(expected)
-    assert search_agreeing(find, config, [renamed])[0][0].words == [6]
-    assert asked == [1, 2, 2, 2, 2]
+    assert search_with_consensus(find, config, [renamed])[0][0].words == [6]
+    assert counts == [1, 2, 2, 2, 2]
     for off in (config.changed(consensus=0.0), config.changed(width=1)):
-        assert search_agreeing(find, off, [likes_six])[0][0].score == -1.0
+        assert search_with_consensus(find, off, [for_six])[0][0].score == -1.0
 
 
 @pytest.mark.parametrize("caption", [[], [0], [13]])
-def test_strange_captions_agree_with_nothing(caption: list[int]) -> None:
-    assert agreement(predicting([[5]], [1.0], [0.7]), caption) == 0.0
+def test_captions_without_known_ngrams_have_an_expected_cider_of_zero(caption: list[int]) -> None:
+    assert expected_cider(predicting([[5]], [1.0], [0.7]), caption) == 0.0
 
 
 def random_map(features: int = 8) -> Consensus:

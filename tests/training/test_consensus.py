@@ -112,4 +112,4 @@ def agreed(model: CaptionModel, caption: Caption, code: np.ndarray) -> float:
     numbers = [model.vocabulary.number(word) for word in caption.tokens]
     score = caption.log_probability / (len(numbers) + 1) ** 0.7
     assert model.consensus is not None
-    return float(score + 50 * model.consensus.agreements(code, [numbers])[0])
+    return float(score + 50 * model.consensus.expected_cider(code, [numbers])[0])

@@ -59,7 +59,7 @@ class Consensus {
   }
 
   // The expected CIDEr of a caption, from 0 to about 1.
-  agreement(code, words) {
+  expectedCider(code, words) {
     const ofLength = ngramCounts(words).map((counts) => {
       let product = 0, square = 0;
       counts.forEach((count, ngram) => {
@@ -73,11 +73,11 @@ class Consensus {
   }
 }
 
-// Search, and rank all hypotheses of the beam by score + consensus * agreement.
-async function searchAgreeing(find, settings, consensus, features) {
+// Search, and rank all hypotheses of the beam by score + consensus * expected CIDEr.
+async function searchWithConsensus(find, settings, consensus, features) {
   if (!consensus || !settings.consensus || settings.width === 1) return find(settings, settings.n_best);
   const found = await find(settings, settings.width), code = consensus.codeOf(features);
-  found.forEach((one) => { one.score += settings.consensus * consensus.agreement(code, one.words); });
+  found.forEach((one) => { one.score += settings.consensus * consensus.expectedCider(code, one.words); });
   found.sort((a, b) => b.finished - a.finished || b.score - a.score);
   return found.slice(0, settings.n_best);
 }

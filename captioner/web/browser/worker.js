@@ -95,7 +95,7 @@ async function searched({ ort, settings, start, step, consensus }, features) {
     parents.forEach((parent, i) => out.set(data.subarray(parent * long, (parent + 1) * long), i * long));
     return [name, new ort.Tensor(type, out, [1, parents.length, ...rest])];
   }));
-  return searchAgreeing((search, count) => beam(next, pick, first, search, count), settings.search, consensus, features.data);
+  return searchWithConsensus((search, count) => beam(next, pick, first, search, count), settings.search, consensus, features.data);
 }
 
 async function captioned(loaded, file, tell) {

@@ -19,7 +19,7 @@ from captioner.figures.explorer import numbers, settings
 from captioner.figures.style import Style
 from captioner.onnx.beam import State, Step, beam
 from captioner.search.config import SearchConfig
-from captioner.search.consensus import Consensus, Judge, rerank, search_agreeing
+from captioner.search.consensus import Consensus, ConsensusPrediction, rerank, search_with_consensus
 from captioner.store import CONSENSUS, locate
 from captioner.text.vocabulary import Vocabulary, detokenize, sentence_patterns
 from tests.browser import launched
@@ -171,22 +171,24 @@ def test_the_consensus_is_that_of_python(evaluate: Evaluate) -> None:
         """([file, features, captions]) => {
           const consensus = new Consensus(bytes(file).buffer), floats = new Float32Array(bytes(features).buffer);
           const code = consensus.codeOf(floats);
-          return [Array.from(code), captions.map((words) => consensus.agreement(code, words))];
+          return [Array.from(code), captions.map((words) => consensus.expectedCider(code, words))];
         }""",
         [encoded(np.frombuffer((folder / CONSENSUS).read_bytes(), np.uint8)), encoded(features), captions],
     )
     assert found[0] == pytest.approx(code.tolist(), rel=1e-3, abs=1e-6)
-    assert found[1] == pytest.approx(consensus.agreements(code, captions), abs=1e-6)
+    assert found[1] == pytest.approx(consensus.expected_cider(code, captions), abs=1e-6)
     config = SearchConfig(width=8, n_best=2, max_words=8, consensus=20.0)
     table, start = Table(1), State({"t": np.zeros((1, 1), dtype=np.int64)}, {})
-    judge = Judge(consensus, code[None])
-    (expected,) = search_agreeing(lambda search, count: beam(table, start, 1, search, count), config, [judge])
+    prediction = ConsensusPrediction(consensus, code[None])
+    (expected,) = search_with_consensus(
+        lambda search, count: beam(table, start, 1, search, count), config, [prediction]
+    )
     chosen = evaluate(
         f"""async ([file, features, ...table]) => {{
           const consensus = new Consensus(bytes(file).buffer), find = {SEARCH};
           const floats = new Float32Array(bytes(features).buffer), settings = table[2];
           const seek = (search, count) => find([table[0], table[1], search, count]);
-          return searchAgreeing(seek, settings, consensus, floats);
+          return searchWithConsensus(seek, settings, consensus, floats);
         }}""",
         [
             encoded(np.frombuffer((folder / CONSENSUS).read_bytes(), np.uint8)),
