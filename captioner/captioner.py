@@ -242,7 +242,7 @@ class Captioner:
         Raises:
             CaptionerError: the model does not have the requested attention.
         """
-        engine = self.engine.giving(attention)
+        engine = self.engine.for_attention(attention)
         at_once = engine.encoded_at_once(batch_size)
         together = -(-batch_size // at_once)
         loader = ImageLoader(

@@ -136,7 +136,7 @@ def run(
             f"{model}: does not attend to the image, so there is no heatmap to draw; "
             "take a model that does, such as show_attend_tell"
         )
-    captioner.engine.giving(heads)
+    captioner.engine.for_attention(heads)
     translator = translation.load(device)
     if translator and not translator.model.decoder.attends:
         raise CaptionerError(

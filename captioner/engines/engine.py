@@ -42,7 +42,7 @@ class Engine(ABC):
     consensus: Consensus | None = None
 
     @abstractmethod
-    def giving(self, attention: str) -> Engine:
+    def for_attention(self, attention: str) -> Engine:
         """Return this engine, or another one of the same model that gives a kind of attention.
 
         Args:

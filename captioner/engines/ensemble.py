@@ -175,7 +175,7 @@ class EnsembleEngine(TorchEngine):
     def decoder_size(self) -> int:
         return sum(model.decoder_size for model in self._models)
 
-    def giving(self, attention: str) -> EnsembleEngine:
+    def for_attention(self, attention: str) -> EnsembleEngine:
         """Return this engine, which gives the mean alone.
 
         Raises:
@@ -219,7 +219,7 @@ class EnsembleEngine(TorchEngine):
         self, memory: Memories | Memory, search: SearchConfig, *, cut: int = 0, attention: str = MEAN
     ) -> list[Caption]:
         """Caption encoded images; a single memory, from a store, is finished by every encoder."""
-        self.giving(attention)
+        self.for_attention(attention)
         parts = (memory,) * len(self.encoders) if isinstance(memory, Memory) else memory.parts
         memories = Memories(
             tuple(

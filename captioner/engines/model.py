@@ -128,7 +128,7 @@ class ModelEngine(TorchEngine):
     def decoder_size(self) -> int:
         return self.model.decoder_size
 
-    def giving(self, attention: str) -> ModelEngine:
+    def for_attention(self, attention: str) -> ModelEngine:
         check(self.model, attention)
         return self
 
@@ -162,7 +162,7 @@ class ModelEngine(TorchEngine):
     def caption_memory(
         self, memory: Memory, search: SearchConfig, *, cut: int = 0, attention: str = MEAN
     ) -> list[Caption]:
-        self.giving(attention)
+        self.for_attention(attention)
         memory = self._encoder.finish(memory.to(self.device), cut)
         refined = self._writer.refined(memory)
         found = search_with_consensus(

@@ -123,7 +123,7 @@ def ground(
     if attention == HEADS:
         raise EvaluationError("attention: all heads at once cannot be compared with boxes; give one as BLOCK.HEAD")
     engine = model_engine(captioner.engine, "measure attention")
-    engine.giving(attention)
+    engine.for_attention(attention)
     boxes = read_boxes(instances)
     data = captions if isinstance(captions, CaptionData) else read_captions(captions, images=images)
     annotated = [image for image in data.images if image.image_id in boxes]

@@ -125,7 +125,7 @@ class OnnxEngine(Engine):
             threads=threads,
         )
 
-    def giving(self, attention: str) -> Engine:
+    def for_attention(self, attention: str) -> Engine:
         """Return this engine for the mean, and for other kinds of attention that of the model's weights.
 
         Raises:
@@ -139,7 +139,7 @@ class OnnxEngine(Engine):
                 f"attention: {attention!r} needs the model itself, and this is an exported captioner, which has only "
                 "the mean; give the model that it was exported from"
             )
-        return model.giving(attention)
+        return model.for_attention(attention)
 
     def in_torch(self) -> Engine | None:
         return self._model

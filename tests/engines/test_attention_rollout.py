@@ -108,12 +108,12 @@ def test_rollout_of_a_caption_is_attention(captioner: Captioner, caption: Captio
 @pytest.mark.parametrize("heads", ["0.1", "1.0", "3.1", "1.3", "1", "1.2.3", "max", ""])
 def test_heads_that_are_not_there(captioner: Captioner, heads: str) -> None:
     with pytest.raises(CaptionerError, match=r"^attention: "):
-        captioner.engine.giving(heads)
+        captioner.engine.for_attention(heads)
 
 
 def test_other_decoders_have_their_mean_alone() -> None:
     other = Captioner.from_model(tiny_model(), device="cpu")
-    assert other.engine.giving("mean") is other.engine
+    assert other.engine.for_attention("mean") is other.engine
     for heads in ("rollout", "1.1", "heads"):
         with pytest.raises(CaptionerError, match="Transformer"):
             other(make_image(), attention=heads)

@@ -42,7 +42,7 @@ class Slow(Engine):
         self.begun, self.go = threading.Semaphore(0), threading.Semaphore(0)
         self.batches: list[list[int]] = []
 
-    def giving(self, attention: str) -> Slow:
+    def for_attention(self, attention: str) -> Slow:
         return self
 
     def in_torch(self) -> None: ...
