@@ -16,7 +16,7 @@ from captioner.cli.commands import Group
 if TYPE_CHECKING:
     from captioner.data.download import Outcome
     from captioner.data.download.catalog import DataSet
-    from captioner.data.inspect import DataReport, SplitSummary, Twins
+    from captioner.data.inspect import DataReport, DuplicateImages, SplitSummary
 
 EXAMPLE = "Example: captioner data inspect flickr8k --check-pictures"
 CONVERT_EXAMPLES = """Example: captioner data convert data/flickr8k -o flickr8k-folder --copy
@@ -95,8 +95,8 @@ def _print_report(report: DataReport) -> None:
         if listing is not None:
             _print_items(title, listing.count, listing.first)
     if report.duplicates is not None and report.leaks is not None:
-        _print_twins("Byte-identical images", report.duplicates)
-        _print_twins("The same image in more than one split", report.leaks)
+        _print_duplicates("Byte-identical images", report.duplicates)
+        _print_duplicates("The same image in more than one split", report.leaks)
     _print_items("Images with a repeated caption", report.repeated_captions.count, report.repeated_captions.first)
     _print_items("Empty captions", report.empty_captions)
     _print_items("Malformed records", report.problems.count, report.problems.first)
@@ -123,8 +123,8 @@ def _print_splits(splits: dict[str, SplitSummary]) -> None:
     typer.echo()
 
 
-def _print_twins(title: str, groups: Sequence[Twins]) -> None:
-    shown = [f"{' = '.join(twins.image_ids)} ({', '.join(twins.splits)})" for twins in groups[:10]]
+def _print_duplicates(title: str, groups: Sequence[DuplicateImages]) -> None:
+    shown = [f"{' = '.join(group.image_ids)} ({', '.join(group.splits)})" for group in groups[:10]]
     _print_items(title, len(groups), shown)
 
 

@@ -44,14 +44,14 @@ def run(
     from captioner.training.recipe_files import IMPORT, read_recipe, recipes, summary
 
     if name is not None:
-        from captioner.training.recipe_text import explained
+        from captioner.training.recipe_text import commented_yaml
 
         settings, config = read_recipe(name, changes or []), _config(name, changes or [])
         code = {IMPORT: settings[IMPORT]} if IMPORT in settings else {}
         if json:
             streams.show_json({**code, **config.model_dump(mode="json")}, indent=2)
         else:
-            typer.echo("".join(f"{key}: {json_text(files)}\n" for key, files in code.items()) + explained(config))
+            typer.echo("".join(f"{key}: {json_text(files)}\n" for key, files in code.items()) + commented_yaml(config))
         return
     summaries = {recipe: summary(file) for recipe, file in recipes().items()}
     if json:

@@ -80,7 +80,7 @@ class Listing:
 
 
 @dataclass(frozen=True)
-class Twins:
+class DuplicateImages:
     """Images with byte-identical files, and their splits."""
 
     image_ids: tuple[str, ...]
@@ -107,8 +107,8 @@ class DataReport:
     splits: dict[str, SplitSummary]
     vocabulary: VocabularySummary
     missing: Listing | None
-    duplicates: tuple[Twins, ...] | None
-    leaks: tuple[Twins, ...] | None
+    duplicates: tuple[DuplicateImages, ...] | None
+    leaks: tuple[DuplicateImages, ...] | None
     unreadable: Listing | None
     repeated_captions: Listing
     empty_captions: int
@@ -162,7 +162,7 @@ def inspect_captions(
         splits[split] = SplitSummary(len(members), len(lengths), per_image, CountSummary.of(lengths))
         words[split] = counter
     missing, duplicates, unreadable = _files(data.images, check_files, check_images, progress)
-    leaks = None if duplicates is None else tuple(twins for twins in duplicates if _leaks(twins))
+    leaks = None if duplicates is None else tuple(group for group in duplicates if _leaks(group))
     return DataReport(
         name=data.name,
         format=data.format,
@@ -194,7 +194,7 @@ def _vocabulary(words: Mapping[str, Counter[str]], min_count: int) -> Vocabulary
 
 def _files(
     images: Sequence[CaptionedImage], check_files: bool, check_images: bool, progress: Callable[[int, int], None] | None
-) -> tuple[Listing | None, tuple[Twins, ...] | None, Listing | None]:
+) -> tuple[Listing | None, tuple[DuplicateImages, ...] | None, Listing | None]:
     """Return missing, identical and unreadable files; None for those not checked."""
     if not check_files and not check_images:
         return None, None, None
@@ -237,15 +237,15 @@ def _files(
     for image in images:
         if image.path in keys:
             groups.setdefault(keys[image.path], []).append(image)
-    twins = tuple(
-        Twins(tuple(image.image_id for image in group), tuple(dict.fromkeys(image.split for image in group)))
+    duplicates = tuple(
+        DuplicateImages(tuple(image.image_id for image in group), tuple(dict.fromkeys(image.split for image in group)))
         for group in groups.values()
         if len(group) > 1
     )
     # Without decoding, only the hashed files were opened: failures among them are known, but not their absence.
     failed = Listing.of(unreadable) if check_images or unreadable else None
-    return Listing.of(missing), twins if check_files else None, failed
+    return Listing.of(missing), duplicates if check_files else None, failed
 
 
-def _leaks(twins: Twins) -> bool:
-    return len({"train" if split in _TRAIN else split for split in twins.splits}) > 1
+def _leaks(group: DuplicateImages) -> bool:
+    return len({"train" if split in _TRAIN else split for split in group.splits}) > 1

@@ -23,7 +23,7 @@ from captioner.memory import Memory
 from captioner.text.vocabulary import PAD
 
 
-class WriterConfig(BlockConfig, DecoderConfig):
+class TransformerDecoderConfig(BlockConfig, DecoderConfig):
     """Settings that the Transformer's decoders share."""
 
     tie_output: bool = Field(
@@ -37,7 +37,7 @@ class WriterConfig(BlockConfig, DecoderConfig):
     )
 
 
-class TransformerConfig(WriterConfig):
+class TransformerConfig(TransformerDecoderConfig):
     """Sizes of the decoder."""
 
     positions: Literal["sinusoidal", "learned"] = Field(
@@ -74,7 +74,7 @@ class Transformer(Decoder):
     exact = ("output",)  # rounding it would round the words' probabilities
     relative: ClassVar[bool] = False
 
-    def __init__(self, config: WriterConfig, *, features: int, words: int) -> None:
+    def __init__(self, config: TransformerDecoderConfig, *, features: int, words: int) -> None:
         super().__init__(config, features=features, words=words)
         self.config = config
         self._tied: PackedLinear | None = None

@@ -12,13 +12,13 @@ import torch
 from torch import Tensor
 
 from captioner.decoders.decoder import DECODERS, DecoderConfig, DecoderOutput, State
-from captioner.decoders.transformer import Transformer, WriterConfig
+from captioner.decoders.transformer import Transformer, TransformerDecoderConfig
 from captioner.layers.segments import Context, Past, seen_words
 from captioner.layers.transformer import Decoded, Rows
 from captioner.memory import Memory
 
 
-class TransformerXLConfig(WriterConfig):
+class TransformerXLConfig(TransformerDecoderConfig):
     """Sizes of the decoder."""
 
 

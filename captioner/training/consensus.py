@@ -138,6 +138,6 @@ def pooled_features(
     return torch.cat(parts), read
 
 
-def numbered(captions: Iterable[str], vocabulary: Vocabulary) -> list[list[int]]:
+def word_numbers(captions: Iterable[str], vocabulary: Vocabulary) -> list[list[int]]:
     """Return the word numbers of captions."""
     return [[vocabulary.number(word) for word in tokenize(caption)] for caption in captions]

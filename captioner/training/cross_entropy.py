@@ -74,7 +74,7 @@ class CrossEntropy(Objective):
     1 corresponds to the number of cells over the number of words, about 17.
 
     Supervised attention (Liu 2017, https://arxiv.org/abs/1605.09553, equation 9) adds ``grounding`` times the
-    cross-entropy of the attention of words that name an object with boxes; see :func:`supervision`.
+    cross-entropy of the attention of words that name an object with boxes; see :func:`grounding_loss`.
 
     Hard attention adds the gradient of the paper's section 4.1: for each caption ``lambda_r (log p(y | s, a) - b)``
     times the gradient of ``log p(s | a)``, plus ``lambda_e`` times the gradient of the entropy; both are means over
@@ -110,7 +110,7 @@ class CrossEntropy(Objective):
         """
         memory = refiner(memory)
         share = self.config.scheduled_sampling * self.done
-        inputs = mix_in_own_words(decoder, memory, captions.inputs, share) if share else captions.inputs
+        inputs = scheduled_sampling(decoder, memory, captions.inputs, share) if share else captions.inputs
         random = generator_states()
         output: DecoderOutput = decoder(memory, inputs)
         likelihoods, of_all_words = log_likelihoods(output.logits, captions.targets)
@@ -126,7 +126,7 @@ class CrossEntropy(Objective):
                 loss = loss + self.config.doubly_stochastic * penalty
                 metrics["penalty"] = penalty.detach()
             if self.config.grounding and (corners := memory.image_boxes()) is not None:
-                supervised = weights.words * supervision(attention, corners, captions)
+                supervised = weights.words * grounding_loss(attention, corners, captions)
                 loss = loss + self.config.grounding * supervised
                 metrics["grounding"] = supervised.detach()
             if output.sampled is not None:
@@ -159,7 +159,7 @@ class CrossEntropy(Objective):
 
 
 @torch.no_grad()
-def mix_in_own_words(decoder: Decoder, memory: Memory, inputs: Tensor, share: float) -> Tensor:
+def scheduled_sampling(decoder: Decoder, memory: Memory, inputs: Tensor, share: float) -> Tensor:
     """Replace words of captions (B, K, T), with probability ``share``, by words that the decoder samples there.
 
     Words are sampled given the words before them, replaced ones included. The first word is kept.
@@ -196,7 +196,7 @@ def doubly_stochastic_penalty(attention: Tensor, inputs: Tensor) -> Tensor:
     return ((1.0 - total) ** 2)[present].mean()
 
 
-def supervision(attention: Tensor, corners: Tensor, captions: Captions) -> Tensor:
+def grounding_loss(attention: Tensor, corners: Tensor, captions: Captions) -> Tensor:
     """Return ``-sum_i beta_i log alpha_i``, summed over words that name objects with boxes, per word (Liu 2017, eq. 9).
 
     beta_i is the share of region or cell i inside the union of the boxes, divided by the sum over i. All other words,

@@ -14,7 +14,7 @@ from captioner.data.find import find_images
 from captioner.errors import AnnotationError, first_line
 from captioner.features import FeatureStore
 from captioner.text.vocabulary import SPECIAL, Vocabulary, tokenize
-from captioner.training.forecast import spread
+from captioner.training.forecast import evenly_spaced
 from captioner.training.recipe import DataConfig, TrainConfig
 
 
@@ -149,7 +149,7 @@ def _splits(data: CaptionData, settings: DataConfig, warn: Callable[[str], objec
     return replace(train, images=kept), replace(train, images=held)
 
 
-ENOUGH_KNOWN = 0.5
+MIN_KNOWN_SHARE = 0.5
 """Share of the words in captions that a vocabulary must have. The others are ``<unk>``, which a search never writes."""
 
 _LONG = 12  # letters of a word; German and Finnish have 6 on average
@@ -202,15 +202,15 @@ def check_coverage(
         new: number of words added to the start model's vocabulary, which come last.
 
     Raises:
-        AnnotationError: coverage of the training captions is below :data:`ENOUGH_KNOWN`.
+        AnnotationError: coverage of the training captions is below :data:`MIN_KNOWN_SHARE`.
     """
     settings, coverage = config.data, None
     for data, name in ((dev, "dev"), (train, "training")):
-        captions = [caption for image in spread(data.images, 5000) for caption in image.captions]
+        captions = [caption for image in evenly_spaced(data.images, 5000) for caption in image.captions]
         if not captions:
             continue
         coverage = Coverage.of(captions, vocabulary, max_words=settings.max_words)
-        if coverage.known < ENOUGH_KNOWN:
+        if coverage.known < MIN_KNOWN_SHARE:
             if coverage.letters > _LONG:
                 cure = f"words have {coverage.letters:.0f} letters on average: put spaces between the words"
             elif config.start is not None and not config.new_words:
@@ -232,7 +232,7 @@ def check_coverage(
     if new:
         before = Vocabulary(vocabulary.words[len(SPECIAL) : len(vocabulary) - new])
         known = Coverage.of(captions, before, max_words=settings.max_words).known
-        if known < ENOUGH_KNOWN:
+        if known < MIN_KNOWN_SHARE:
             warn(
                 f"{train.name}: the vocabulary of {config.start} has {known:.0%} of the words in the captions, perhaps "
                 "in another language; it is of little use as a start: a recipe that trains from scratch, such as "

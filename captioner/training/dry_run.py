@@ -10,8 +10,8 @@ from captioner import files
 from captioner.data.dataset import CaptionData
 from captioner.features import FeatureStore, StoreSpace
 from captioner.training.events import Events
-from captioner.training.fit import CaptionerRun, blends_of, count_captions
-from captioner.training.forecast import Forecast, spread
+from captioner.training.fit import CaptionerRun, candidate_blends, count_captions
+from captioner.training.forecast import Forecast, evenly_spaced
 from captioner.training.recipe import TrainConfig
 from captioner.training.stored_features import needed_space
 from captioner.training.teacher import Teacher
@@ -42,7 +42,9 @@ class _DryRun(CaptionerRun):
     def _selected(self) -> tuple[CaptionData, CaptionData]:
         self.all = train, dev = super()._selected()
         few = max(16, self.config.batch_size)
-        return replace(train, images=spread(train.images, few)), replace(dev, images=spread(dev.images, few))
+        return replace(train, images=evenly_spaced(train.images, few)), replace(
+            dev, images=evenly_spaced(dev.images, few)
+        )
 
     def _open_store(self) -> FeatureStore | None:
         train, dev = self.all
@@ -68,7 +70,7 @@ class _DryRun(CaptionerRun):
         began = time.perf_counter()
         captioned = self.caption(self.dev.images)
         seconds = (time.perf_counter() - began) / max(1, len(captioned))
-        evaluations = config.epochs // config.evaluation.every * len(blends_of(config, dev)) + self.pretrained
+        evaluations = config.epochs // config.evaluation.every * len(candidate_blends(config, dev)) + self.pretrained
         return Forecast(
             data={
                 "training images": len(train.images),

@@ -29,7 +29,7 @@ from captioner.store.names import name_of
 from captioner.text.vocabulary import Vocabulary
 from captioner.training.batches import CaptionBatch, TrainingLoader
 from captioner.training.boxed_words import BoxedWords
-from captioner.training.consensus import fit_consensus, numbered, pooled_features
+from captioner.training.consensus import fit_consensus, pooled_features, word_numbers
 from captioner.training.data import check_coverage, read_data, with_features
 from captioner.training.dev_scores import DevScores
 from captioner.training.events import Events
@@ -37,9 +37,9 @@ from captioner.training.initial_model import build_model, stages_to_train
 from captioner.training.loop import Loop
 from captioner.training.objective import OBJECTIVES
 from captioner.training.optimisation import BatchLoss
-from captioner.training.recipe import ENOUGH, TrainConfig, load_config
-from captioner.training.resume import alone
-from captioner.training.state import STATE, data_hash, holds
+from captioner.training.recipe import MIN_DEV_IMAGES, TrainConfig, load_config
+from captioner.training.resume import locked
+from captioner.training.state import STATE, data_hash, has_module
 from captioner.training.stored_features import open_store
 from captioner.training.teacher import Beams, Teacher, distilled
 
@@ -70,14 +70,14 @@ def train(
     """
     if not isinstance(config, TrainConfig):
         config = load_config(config, changes, output)
-    with alone(config.output, resume=resume):
+    with locked(config.output, resume=resume):
         return CaptionerRun(config, resume=resume, events=events or Events()).run()
 
 
-def blends_of(config: TrainConfig, dev: CaptionData) -> tuple[float, ...]:
+def candidate_blends(config: TrainConfig, dev: CaptionData) -> tuple[float, ...]:
     """Return the blends among which evaluations choose."""
     blends = config.blend if isinstance(config.blend, tuple) else (config.blend,)
-    return blends if len(dev.images) >= ENOUGH else blends[:1]
+    return blends if len(dev.images) >= MIN_DEV_IMAGES else blends[:1]
 
 
 def count_captions(data: CaptionData) -> int:
@@ -124,7 +124,7 @@ class CaptionerRun(Loop[CaptionBatch]):
             self.train = replace(self.train, images=distilled(by_people, beams, config.data.teacher))
         self.model.encoder.requires_grad_(False)
         self.average = copy.deepcopy(self.model).eval()
-        self.blends = blends_of(config, self.dev)
+        self.blends = candidate_blends(config, self.dev)
         self.blend = self.blends[0]
         self.start = copy.deepcopy(self.average) if config.start is not None and min(self.blends) < 1 else None
         self.optimiser = self.adamw(
@@ -243,7 +243,7 @@ class CaptionerRun(Loop[CaptionBatch]):
         return parts
 
     def load(self) -> None:
-        if holds(self.output / STATE, "encoder"):  # the state has the encoder once it is tuned
+        if has_module(self.output / STATE, "encoder"):  # the state has the encoder once it is tuned
             self._unfreeze_encoder()
         super().load()
 
@@ -312,7 +312,7 @@ class CaptionerRun(Loop[CaptionBatch]):
             if consensus is None or self.unfrozen:  # with a frozen encoder both have the same features
                 store = None if self._from_pixels else self.store
                 pooled, images = pooled_features(model.encoder, self.train.images, store)
-                captions = [numbered(image.captions, model.vocabulary) for image in images]
+                captions = [word_numbers(image.captions, model.vocabulary) for image in images]
                 consensus = fit_consensus(pooled, captions, self.config.consensus)
             if consensus is None:
                 self.events.warn(

@@ -44,6 +44,6 @@ class Forecast:
         }
 
 
-def spread(items: Sequence[T], number: int) -> tuple[T, ...]:
-    """Return at most ``number`` items, evenly spread over a sequence."""
+def evenly_spaced(items: Sequence[T], number: int) -> tuple[T, ...]:
+    """Return at most ``number`` items, evenly spaced over a sequence."""
     return tuple(items[:: max(1, len(items) // number)][:number])

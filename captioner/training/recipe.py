@@ -21,7 +21,7 @@ from captioner.training.objective import OBJECTIVES
 from captioner.training.recipe_files import IMPORT, read_recipe
 from captioner.training.teacher import TeacherConfig
 
-ENOUGH = 40  # dev images; with fewer, a choice between models is mostly chance
+MIN_DEV_IMAGES = 40  # dev images; with fewer, a choice between models is mostly chance
 
 
 class DataConfig(Settings):
@@ -173,7 +173,7 @@ class TrainConfig(RunConfig):
         1.0,
         description="with 'start': share of the trained weights in the model that is evaluated and saved, interpolated "
         "with those of the start (Wortsman 2022). Of several shares, each evaluation takes the best, or the first if "
-        f"dev has fewer than {ENOUGH} images",
+        f"dev has fewer than {MIN_DEV_IMAGES} images",
     )
     encoder_from: Path | None = Field(
         None,

@@ -23,7 +23,7 @@ _REGISTRIES: dict[str, tuple[Registry[Any], ...]] = {
 }
 
 
-def explained(settings: BaseModel) -> str:
+def commented_yaml(settings: BaseModel) -> str:
     """Return settings as YAML, each with its description as a comment.
 
     A part chosen by name is printed with all settings of that name.

@@ -21,7 +21,7 @@ _LONGER = ("epochs", "evaluation.patience")  # settings that may be raised, to t
 
 
 @contextmanager
-def alone(folder: Path, *, resume: bool) -> Iterator[None]:
+def locked(folder: Path, *, resume: bool) -> Iterator[None]:
     """Lock a run's folder; of processes that train together, the first one does.
 
     Raises:

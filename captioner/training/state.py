@@ -221,7 +221,7 @@ def _check_shapes(
             )
 
 
-def holds(path: Path, module: str) -> bool:
+def has_module(path: Path, module: str) -> bool:
     """Return whether a state has a module's weights; ``False`` for a damaged one, which :func:`load_state` reports."""
     try:
         with safe_open(path, framework="pt") as file:

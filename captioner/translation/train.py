@@ -25,11 +25,11 @@ from captioner.text.subwords import Subwords
 from captioner.text.vocabulary import EOS
 from captioner.training.cross_entropy import CrossEntropy, CrossEntropyConfig
 from captioner.training.events import Events
-from captioner.training.forecast import Forecast, spread
+from captioner.training.forecast import Forecast, evenly_spaced
 from captioner.training.loop import Loop
 from captioner.training.optimisation import BatchLoss
 from captioner.training.recipe import EvaluationConfig, RunConfig, read_run
-from captioner.training.resume import alone
+from captioner.training.resume import locked
 from captioner.training.state import data_hash
 from captioner.translation.bleu import require_sacrebleu, score_translations, translate_runs
 from captioner.translation.context import DecoderInContext, RefinerInContext, readers_of_context
@@ -112,7 +112,7 @@ def train_translation(
     """
     if not isinstance(config, TranslateConfig):
         config = load_translate_config(config, changes, output)
-    with alone(config.output, resume=resume):
+    with locked(config.output, resume=resume):
         return TranslatorRun(config, resume=resume, events=events or Events()).run()
 
 
@@ -221,7 +221,7 @@ class TranslatorRun(Loop[PairBatch]):
     def forecast(self) -> Forecast:
         """Time some steps and translations."""
         training = self.time_a_step(0) * self.steps * self.config.epochs
-        few = spread(self.dev_runs, -(-self.config.evaluation.batch_size // self._longest_run))
+        few = evenly_spaced(self.dev_runs, -(-self.config.evaluation.batch_size // self._longest_run))
         began = time.perf_counter()
         self._translate(few)
         seconds = (time.perf_counter() - began) / len(few) * len(self.dev_runs)

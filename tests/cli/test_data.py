@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from captioner.data.inspect import CountSummary, DataReport, Listing, SplitSummary, Twins, VocabularySummary
+from captioner.data.inspect import CountSummary, DataReport, DuplicateImages, Listing, SplitSummary, VocabularySummary
 
 
 def test_inspect_counts_and_lists(run, dataset: Path) -> None:
@@ -60,8 +60,8 @@ def report(monkeypatch: pytest.MonkeyPatch) -> DataReport:
         splits={"train": summary, "[val]": summary},
         vocabulary=VocabularySummary(("train", "restval"), 2, 7, 5, {"val": 0.6}),
         missing=Listing(1, ("photos/d.jpg",)),
-        duplicates=(Twins(("a", "b", "e"), ("train", "val")), Twins(("c", "f"), ("train",))),
-        leaks=(Twins(("a", "b", "e"), ("train", "val")),),
+        duplicates=(DuplicateImages(("a", "b", "e"), ("train", "val")), DuplicateImages(("c", "f"), ("train",))),
+        leaks=(DuplicateImages(("a", "b", "e"), ("train", "val")),),
         unreadable=Listing(0, ()),
         repeated_captions=Listing(1, ("c",)),
         empty_captions=2,

@@ -65,7 +65,7 @@ def test_images_inside_files_are_compared_and_checked(tmp_path: Path) -> None:
     gone = CaptionedImage("gone", packed_name(file, "gone.png"), "a", ("x",))
     report = inspect(CaptionData("set", "csv", (*images, gone)), check_images=True)
     assert report.missing == Listing(1, (f"{file}:gone.png",))
-    assert [twins.image_ids for twins in report.leaks or ()] == [("a.png", "c.png")]
+    assert [group.image_ids for group in report.leaks or ()] == [("a.png", "c.png")]
     assert report.unreadable is not None and report.unreadable.count == 1
     assert report.unreadable.first[0].startswith(f"{file}:d.png: ")
 
@@ -110,7 +110,7 @@ def test_missing_twin_and_leaked_files_are_found(data: CaptionData, tmp_path: Pa
     assert report.missing is not None
     assert (report.missing.count, report.missing.first) == (1, (str(tmp_path / "d.jpg"),))
     assert report.duplicates is not None
-    assert [(twins.image_ids, twins.splits) for twins in report.duplicates] == [(("a", "b", "e"), ("train", "val"))]
+    assert [(group.image_ids, group.splits) for group in report.duplicates] == [(("a", "b", "e"), ("train", "val"))]
     assert report.leaks == report.duplicates
 
 
@@ -132,7 +132,7 @@ def test_one_file_under_two_ids_is_a_twin_without_being_read(tmp_path: Path) -> 
     images = tuple(CaptionedImage(name, tmp_path / "a", name, ("x",)) for name in ("train", "val"))
     report = inspect(CaptionData("set", "csv", images))
     assert report.leaks is not None
-    assert [twins.image_ids for twins in report.leaks] == [("train", "val")]
+    assert [group.image_ids for group in report.leaks] == [("train", "val")]
 
 
 def test_files_of_one_size_are_not_twins_unless_their_bytes_agree(tmp_path: Path) -> None:
@@ -215,7 +215,7 @@ def test_the_real_flickr8k_has_one_pair_of_twins_in_train(shared_data: Path) -> 
     }
     assert report.missing is not None and report.missing.count == 0
     assert report.duplicates is not None
-    assert [(len(twins.image_ids), twins.splits) for twins in report.duplicates] == [(2, ("train",))]
+    assert [(len(group.image_ids), group.splits) for group in report.duplicates] == [(2, ("train",))]
     assert report.leaks == ()
     assert 0.9 < report.vocabulary.coverage["dev"] < 1
 
@@ -264,7 +264,7 @@ def test_files_of_equal_size_are_read_and_counted(tmp_path: Path) -> None:
         CaptionData("set", "csv", images), tokenize=str.split, progress=lambda done, total: read.append((done, total))
     )
     assert read == [(1, 3), (2, 3), (3, 3)]
-    assert report.duplicates is not None and [twins.image_ids for twins in report.duplicates] == [("a", "c")]
+    assert report.duplicates is not None and [group.image_ids for group in report.duplicates] == [("a", "c")]
     assert report.leaks == report.duplicates and report.unreadable is None
     one_split = tuple(
         CaptionedImage(image.image_id, image.path, "restval" if image.split == "val" else "train", ("x",))

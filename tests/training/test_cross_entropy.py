@@ -16,8 +16,8 @@ from captioner.training.cross_entropy import (
     CrossEntropy,
     CrossEntropyConfig,
     doubly_stochastic_penalty,
-    mix_in_own_words,
-    supervision,
+    grounding_loss,
+    scheduled_sampling,
 )
 from tests.builders import FEATURES, WORDS, build_decoder, build_memory, step_by_step
 
@@ -60,7 +60,7 @@ def test_absent_captions_do_not_count() -> None:
     assert doubly_stochastic_penalty(attention, beside_nothing.inputs) == 0
 
 
-def test_supervision_is_equation_9_of_liu() -> None:
+def test_the_grounding_loss_is_equation_9_of_liu() -> None:
     torch.manual_seed(0)
     attention = torch.rand(7, 4).softmax(-1)
     cells = Memory.of_grid(torch.zeros(2, 4, 3), (2, 2)).image_boxes()
@@ -74,7 +74,7 @@ def test_supervision_is_equation_9_of_liu() -> None:
         BoxedWord(row, caption, word, np.array(boxes))
         for row, caption, word, boxes in ((0, 0, 1, left), (0, 1, 0, corner), (1, 0, 0, left), (1, 0, 1, outside))
     )
-    found = supervision(attention, cells, replace(CAPTIONS, boxed=boxed))
+    found = grounding_loss(attention, cells, replace(CAPTIONS, boxed=boxed))
     # Cells in row-major order; the second boxes cover half of the first cell and all of the second.
     betas = {1: [0.5, 0, 0.5, 0], 3: [1 / 3, 2 / 3, 0, 0], 5: [0.5, 0, 0.5, 0]}
     expected = -sum((torch.tensor(beta) * attention[row].log()).sum() for row, beta in betas.items()) / 7
@@ -82,7 +82,7 @@ def test_supervision_is_equation_9_of_liu() -> None:
 
 
 @pytest.mark.parametrize("name", [name for name in DECODERS if DECODERS[name].attends])
-def test_supervision_moves_attention_into_the_boxes(name: str) -> None:
+def test_the_grounding_loss_moves_attention_into_the_boxes(name: str) -> None:
     torch.manual_seed(0)
     decoder, memory = build_decoder(name).float(), Memory.of_grid(torch.randn(2, 4, FEATURES), (2, 2))
     boxes = np.array([[0.0, 0.0, 0.5, 0.5]])
@@ -100,14 +100,14 @@ def test_supervision_moves_attention_into_the_boxes(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", list(DECODERS))
-def test_scheduled_sampling_reads_the_requested_share_of_own_words(name: str) -> None:
+def test_scheduled_sampling_replaces_the_requested_share_of_words(name: str) -> None:
     torch.manual_seed(0)
     decoder, memory = build_decoder(name), Memory.of_grid(torch.randn(2, 4, FEATURES, dtype=torch.float64), (2, 2))
     inputs = torch.tensor([[[BOS, 5, 6], [BOS, 7, PAD]], [[BOS, 4, PAD], [PAD, PAD, PAD]]])
-    assert torch.equal(mix_in_own_words(decoder, memory, inputs, 0.0), inputs)
+    assert torch.equal(scheduled_sampling(decoder, memory, inputs, 0.0), inputs)
     times = 1500
     many = Memory.of_grid(memory.vectors.repeat(times, 1, 1), (2, 2)), inputs.repeat(times, 1, 1)
-    mixed = mix_in_own_words(decoder, *many, 1.0).unflatten(0, (times, 2))
+    mixed = scheduled_sampling(decoder, *many, 1.0).unflatten(0, (times, 2))
     assert (
         ((mixed == PAD) == (inputs == PAD)).all()
         and (mixed[..., 0] == inputs[..., 0]).all()
@@ -122,7 +122,7 @@ def test_scheduled_sampling_reads_the_requested_share_of_own_words(name: str) ->
     following = mixed[mixed[:, 0, 0, 1] == word][:, 0, 0, 2]
     third = step_by_step(decoder, memory[:1], torch.tensor([[[BOS, word]]])).logits[1, others].softmax(-1)
     assert (torch.bincount(following, minlength=WORDS)[others] / len(following) - third).abs().max() < 0.12
-    half = mix_in_own_words(decoder, *many, 0.5).unflatten(0, (times, 2))
+    half = scheduled_sampling(decoder, *many, 0.5).unflatten(0, (times, 2))
     assert 0.3 < (half[:, 0, 0, 1] != 5).float().mean() < 0.55
 
 
@@ -155,13 +155,13 @@ def test_settings_have_limits(setting: str, accepted: tuple[float, ...], refused
             CrossEntropyConfig(**{setting: value})
 
 
-def test_own_words_are_never_special_ones_and_absent_captions_stay_absent() -> None:
+def test_sampled_words_are_never_special_and_absent_captions_stay_absent() -> None:
     torch.manual_seed(0)
     decoder, memory = build_decoder("show_tell"), build_memory(images=2)
     inputs = torch.full((2, 400, 3), 5)
     inputs[..., 0] = BOS
     inputs[1, 200:] = PAD
-    mixed = mix_in_own_words(decoder, memory, inputs, 1.0)
+    mixed = scheduled_sampling(decoder, memory, inputs, 1.0)
     assert (mixed[..., 0] == inputs[..., 0]).all() and (mixed[1, 200:] == PAD).all()
     own = mixed[inputs != PAD].view(-1, 3)[:, 1:]
     assert set(own.flatten().tolist()) == set(range(WORDS)) - {PAD, BOS, EOS}

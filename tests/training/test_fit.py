@@ -130,7 +130,7 @@ def test_data_sets_select_the_best_epoch_by_their_mean(tiny: Path, images: Path,
     assert about["data"] == about["dev_data"] == "captions+other" and "25 training images, 12 dev images" in heard[0]
 
 
-def test_attention_of_a_run_is_drawn_to_boxes(tiny: Path, images: Path, tmp_path: Path) -> None:
+def test_boxes_supervise_the_attention_of_a_run(tiny: Path, images: Path, tmp_path: Path) -> None:
     boxes = tmp_path / "boxes.json"
     content = {
         "images": [{"id": f"{number}.png", "width": 40, "height": 40} for number in range(24)],
@@ -190,7 +190,7 @@ def test_weights_of_an_objective_are_not_trained_silently(
     assert "objective 'weighted': its own weights are not trained, only those of the model" in heard
 
 
-def test_varied_images_are_encoded_in_every_epoch_and_drawn_by_the_seed(tiny: Path, tmp_path: Path) -> None:
+def test_augmented_images_are_encoded_in_every_epoch_and_drawn_by_the_seed(tiny: Path, tmp_path: Path) -> None:
     plain = ["epochs=2", "evaluation.every=2", "fine_tune.from_epoch=1"]
     varied = [*plain, "data.augment={crop: 0.7, colour: 0.2, erase: 0.5}"]
     for name in ("first", "again"):
@@ -439,7 +439,7 @@ def test_self_critical_training_continues_from_a_model(tiny: Path, first: Path, 
     assert "1. Cross-entropy, epoch " in card.text and "2. Self-critical training" in card.text
 
 
-def test_going_on_with_new_words_must_beat_the_start(tiny: Path, images: Path, tmp_path: Path) -> None:
+def test_training_continued_with_new_words_must_beat_the_start(tiny: Path, images: Path, tmp_path: Path) -> None:
     rare = ["epochs=4", "evaluation.every=4", "data.min_count=24", "fine_tune.from_epoch=1"]
     first = run(tiny, rare, output=tmp_path / "first")
     assert "red" not in load_model(first).vocabulary
@@ -474,7 +474,7 @@ def test_of_several_blends_each_evaluation_takes_the_best(
 
     alone = [scores(str(blend), str(blend)) for blend in (0.25, 1.0)]
     assert scores("few", "[0.25, 1.0]") == alone[0]  # dev has eight images
-    monkeypatch.setattr("captioner.training.fit.ENOUGH", 8)
+    monkeypatch.setattr("captioner.training.fit.MIN_DEV_IMAGES", 8)
     assert scores("both", "[0.25, 1.0]") == [max(pair) for pair in zip(*alone, strict=True)]
     about = json.loads((tmp_path / "both" / "last" / "config.json").read_text())["about"]
     assert about["blend"] == (0.25 if alone[0][-1] >= alone[1][-1] else 1.0)

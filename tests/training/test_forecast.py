@@ -13,11 +13,11 @@ from captioner.features import FeatureStore, StoreSpace
 from captioner.files import bytes_in
 from captioner.training.dry_run import dry_run
 from captioner.training.fit import train as run
-from captioner.training.forecast import spread
+from captioner.training.forecast import evenly_spaced
 from captioner.training.recipe import load_config
 
 
-def test_it_reports_what_the_run_then_has(tiny: Path, tmp_path: Path) -> None:
+def test_the_forecast_is_that_of_the_run(tiny: Path, tmp_path: Path) -> None:
     changes = ["data.flips=true", "fine_tune.from_epoch=3", "fine_tune.stages=2"]
     config = load_config(tiny, changes, tmp_path / "run")
     before = set(tmp_path.iterdir())
@@ -44,10 +44,10 @@ def test_a_disk_that_is_too_small_is_named(tmp_path: Path) -> None:
     replace(need, left=10**8).check()
 
 
-def test_few_are_taken_from_everywhere() -> None:
-    assert spread(range(100), 4) == (0, 25, 50, 75)
-    assert spread(range(3), 4) == (0, 1, 2)
-    assert spread(torch.arange(10).tolist(), 3) == (0, 3, 6)
+def test_items_are_evenly_spaced() -> None:
+    assert evenly_spaced(range(100), 4) == (0, 25, 50, 75)
+    assert evenly_spaced(range(3), 4) == (0, 1, 2)
+    assert evenly_spaced(torch.arange(10).tolist(), 3) == (0, 3, 6)
 
 
 def test_a_folders_size(tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ from captioner.errors import ConfigError
 from captioner.training.objective import OBJECTIVES
 from captioner.training.recipe import RunConfig, load_config, read_run
 from captioner.training.recipe_files import OWN, is_data, is_translation, read_settings, recipes, summary
-from captioner.training.recipe_text import explained
+from captioner.training.recipe_text import commented_yaml
 from captioner.training.self_critical import SelfCritical
 from captioner.translation.train import load_translate_config
 
@@ -81,9 +81,9 @@ def test_an_unknown_recipe_is_explained(tmp_path: Path) -> None:
 def test_a_recipe_printed_in_full_is_the_recipe(name: str, tmp_path: Path) -> None:
     load: Callable[..., RunConfig] = load_config if name in NAMES else load_translate_config
     recipe = load(name, ["seed=3"])
-    (tmp_path / "whole.yaml").write_text(explained(recipe), encoding="utf-8")
+    (tmp_path / "whole.yaml").write_text(commented_yaml(recipe), encoding="utf-8")
     again = read_run(type(recipe), tmp_path / "whole.yaml", [], None)
-    assert explained(again) == explained(recipe) and again.seed == 3
+    assert commented_yaml(again) == commented_yaml(recipe) and again.seed == 3
     completed = {"model", "objective"}  # these now have all their settings
     assert again.model_dump(exclude=completed) == recipe.model_dump(exclude=completed)
     assert again.model_dump()["objective"] == recipe.model_dump()["objective"]
@@ -91,13 +91,13 @@ def test_a_recipe_printed_in_full_is_the_recipe(name: str, tmp_path: Path) -> No
 
 
 def test_every_setting_of_a_part_is_explained() -> None:
-    text = explained(load_config("flickr8k_show_attend_tell"))
+    text = commented_yaml(load_config("flickr8k_show_attend_tell"))
     for setting in ("hidden: ", "backbone: ", "doubly_stochastic: ", "label_smoothing: "):
         (line,) = (line for line in text.splitlines() if line.strip().startswith(setting))
         assert len(line.partition("  # ")[2]) > 10, line
 
 
-def test_a_recipe_stands_on_its_base(tmp_path: Path) -> None:
+def test_a_recipe_takes_over_the_settings_of_its_base(tmp_path: Path) -> None:
     (tmp_path / "base.yaml").write_text(
         "data: {path: here}\nepochs: 3\n"
         "model: {decoder: {name: show_tell, dropout: 0.1}, encoder: {name: grid, size: 64}}"
@@ -145,7 +145,7 @@ def test_a_data_set_in_place_of_a_recipe_is_trained_on_by_that_for_own_images(tm
         ("empty.yml", "", False),
     ],
 )
-def test_what_a_file_is_shows_in_what_it_holds(tmp_path: Path, name: str, content: str, data: bool) -> None:
+def test_a_recipe_is_recognised_by_its_content(tmp_path: Path, name: str, content: str, data: bool) -> None:
     (tmp_path / name).write_text(content)
     assert is_data(tmp_path / name) is data
 

@@ -10,7 +10,7 @@ import pytest
 
 from captioner.errors import CheckpointError
 from captioner.training import state
-from captioner.training.resume import alone, fixed_settings
+from captioner.training.resume import fixed_settings, locked
 from captioner.training.state import STATE
 from tests.training.line import Line, config, log_of
 
@@ -25,7 +25,7 @@ def test_a_run_is_not_overwritten_nor_resumed_with_other_settings(tmp_path: Path
         Line(config(tmp_path, seed=1), resume=True)
 
 
-def test_what_differs_from_the_run_that_is_resumed_is_named_with_both_values(tmp_path: Path) -> None:
+def test_settings_that_differ_from_the_resumed_run_are_named_with_both_values(tmp_path: Path) -> None:
     Line(config(tmp_path, optimiser={"clip": 1.0})).run()
     changed = config(tmp_path, seed=1, epochs=2, optimiser={"schedule": "linear"}, evaluation={"patience": 9})
     with pytest.raises(CheckpointError) as raised:
@@ -42,7 +42,7 @@ def test_what_differs_from_the_run_that_is_resumed_is_named_with_both_values(tmp
     assert "patience" not in message and str(tmp_path / "run" / STATE) in message
 
 
-def test_where_and_on_what_a_run_trains_may_change(tmp_path: Path) -> None:
+def test_output_and_device_of_a_run_may_change(tmp_path: Path) -> None:
     broken = Line(config(tmp_path, save_minutes=1e-9), fails_at=5)
     with pytest.raises(OSError, match="power"):
         broken.run()
@@ -136,14 +136,14 @@ def test_as_many_batches_of_other_data_are_not_resumed(tmp_path: Path) -> None:
 
 
 def test_two_runs_do_not_share_a_folder(tmp_path: Path) -> None:
-    with alone(tmp_path / "runs" / "one", resume=False):
+    with locked(tmp_path / "runs" / "one", resume=False):
         with (
             pytest.raises(CheckpointError, match="one: another process trains there; wait until it has ended"),
-            alone(tmp_path / "runs" / "one", resume=False),
+            locked(tmp_path / "runs" / "one", resume=False),
         ):
             pass
-        with alone(tmp_path / "runs" / "two", resume=False):
+        with locked(tmp_path / "runs" / "two", resume=False):
             (tmp_path / "runs" / "two" / "log").touch()
-    with alone(tmp_path / "runs" / "one", resume=False):
+    with locked(tmp_path / "runs" / "one", resume=False):
         pass
     assert [file.name for file in (tmp_path / "runs").rglob("*")] == ["two", "log"]
