@@ -361,7 +361,9 @@ def test_files_need_no_model_and_a_changed_file_is_read_again(
     assert whole(tmp_path / "out")["differences"]["a"]["BLEU-1"]["value"] > 0
 
 
-def test_images_that_a_file_lacks_count_for_nobody(run: Run, model: Path, dataset: Path, tmp_path: Path) -> None:
+def test_images_without_a_caption_in_a_file_are_left_out_for_all(
+    run: Run, model: Path, dataset: Path, tmp_path: Path
+) -> None:
     file = results(tmp_path / "part.json", {"red.jpg": "a dog", "green.png": " ", "nobody.jpg": "a cat", 7: "a cow"})
     result = run(f"benchmark {model} part={file} --data {dataset} -o {tmp_path}/out {UNTIMED}")
     errors = [line for line in result.err.splitlines() if line.startswith("error: ")]
@@ -388,7 +390,7 @@ def test_images_that_a_file_lacks_count_for_nobody(run: Run, model: Path, datase
         (r'[{"image_id": "red.jpg", "caption": "a \ud800 dog"}]', "image 'red.jpg' has half a surrogate pair"),
     ],
 )
-def test_a_wrong_file_does_not_cost_the_others(
+def test_a_wrong_file_does_not_stop_the_others(
     run: Run, dataset: Path, tmp_path: Path, content: str, message: str
 ) -> None:
     good, bad = results(tmp_path / "good.json", THEIRS), tmp_path / "bad.json"

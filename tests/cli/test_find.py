@@ -50,7 +50,7 @@ def test_subfolders_are_searched_on_request(find, photos: Path) -> None:
     assert "3 unchanged, 1 gone" in find("a dog", photos, "-r").err
 
 
-def test_a_bad_photo_costs_no_other(find, images: Path) -> None:
+def test_an_unreadable_photo_does_not_stop_the_others(find, images: Path) -> None:
     result = find("a dog", images)
     assert result.code == 1 and len(result.lines) == 3
     assert result.err.startswith(f"error: {images / 'broken.jpg'}: ")

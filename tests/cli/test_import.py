@@ -199,7 +199,7 @@ device: cpu
 
 
 @pytest.mark.parametrize("value", ["3", "[1]", "{a: b}"])
-def test_what_is_no_path_is_not_imported(run: Run, tmp_path: Path, value: str) -> None:
+def test_an_import_needs_a_path(run: Run, tmp_path: Path, value: str) -> None:
     (tmp_path / "mine.yaml").write_text(f"import: {value}\nbase: flickr8k_show_tell\n", encoding="utf-8")
     found = run("recipes", tmp_path / "mine.yaml")
     assert found.code == 1 and "mine.yaml: import: give the path of a Python file or a list of paths" in found.err

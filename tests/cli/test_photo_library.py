@@ -75,7 +75,7 @@ def test_what_a_person_wrote_is_kept(caption, photos: Path) -> None:
     assert (photos / "red.caption").read_text() == f"{expected['red.jpg']}\n"
 
 
-def test_a_place_that_cannot_be_written_costs_only_its_photo(caption, photos: Path, tmp_path: Path) -> None:
+def test_a_sidecar_that_cannot_be_written_is_an_error_of_its_photo(caption, photos: Path, tmp_path: Path) -> None:
     (photos / "blue.jpg.xmp").write_text("<not xmp")
     result = caption(photos, "--sidecar", "xmp", "-o", tmp_path / "rows.jsonl")
     assert result.code == 1 and "blue.jpg.xmp: is a damaged XMP sidecar" in result.err

@@ -153,7 +153,7 @@ class Terminal(io.TextIOWrapper):
         return True
 
 
-def test_a_name_cannot_command_the_terminal(code: Code, images: Path, tmp_path: Path) -> None:
+def test_control_characters_in_names_are_escaped(code: Code, images: Path, tmp_path: Path) -> None:
     folder = tmp_path / "odd"
     folder.mkdir()
     name = "a\x1b[31m\nb\tc\r\u202ed\x9b\x7f.jpg"

@@ -63,7 +63,7 @@ def test_an_unexpected_error_is_one_line_unless_verbose(run: Run, monkeypatch: p
     assert "in broken" in loud.err
 
 
-def test_both_are_one_too_many(run: Run) -> None:
+def test_quiet_and_verbose_exclude_each_other(run: Run) -> None:
     result = run("-q", "recipes", "--verbose")
     assert result.code == 2 and "not both" in result.err
 

@@ -160,7 +160,7 @@ def test_width_one_is_greedy(name: str, settings: dict[str, Any]) -> None:
 
 @every_decoder
 @pytest.mark.parametrize("search", list(SEARCHES))
-def test_an_image_finds_the_same_in_any_company(name: str, search: str) -> None:
+def test_captions_do_not_depend_on_the_rest_of_the_batch(name: str, search: str) -> None:
     decoder, memory, config = (
         sharp(name, seed=3, ending=1.0),
         build_memory(),
@@ -222,7 +222,7 @@ def test_no_sequence_is_written_twice(name: str, search: str, n: int) -> None:
 
 @every_decoder
 @pytest.mark.parametrize("search", list(SEARCHES))
-def test_a_hypothesis_with_no_word_left_ends(name: str, search: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_hypothesis_ends_if_all_words_are_forbidden(name: str, search: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(builders, "WORDS", 6)
     config = SearchConfig(width=2, max_words=9, min_words=9, block_ngram=1)
     for (found,) in SEARCHES[search](sharp(name), build_memory(), config):
@@ -231,7 +231,7 @@ def test_a_hypothesis_with_no_word_left_ends(name: str, search: str, monkeypatch
 
 @every_decoder
 @pytest.mark.parametrize("search", list(SEARCHES))
-def test_every_word_looked_somewhere(name: str, search: str) -> None:
+def test_every_word_has_attention(name: str, search: str) -> None:
     memory, config = build_memory(), SearchConfig(width=3, n_best=3, max_words=7)
     for image, found in enumerate(SEARCHES[search](sharp(name), memory, config)):
         for hypothesis in found:
@@ -252,12 +252,12 @@ def test_every_word_looked_somewhere(name: str, search: str) -> None:
         ({"beam": 5}, "beam"),
     ],
 )
-def test_senseless_settings_are_refused(settings: dict[str, Any], names: str) -> None:
+def test_invalid_settings_are_refused(settings: dict[str, Any], names: str) -> None:
     with pytest.raises(ValidationError, match=names):
         SearchConfig(**settings)
 
 
-def test_more_captions_than_the_beam_holds_widen_it() -> None:
+def test_n_best_widens_the_beam() -> None:
     own = SearchConfig(width=3, min_words=2)
     assert own.changed(n_best=5) == SearchConfig(width=5, n_best=5, min_words=2)
     assert own.changed(n_best=2).width == 3 and own.changed() == own
@@ -267,7 +267,7 @@ def test_more_captions_than_the_beam_holds_widen_it() -> None:
 
 @pytest.mark.parametrize("n_best", [1, 3])
 @pytest.mark.parametrize("length_normalisation", [0.0, 0.7, 1.5])
-def test_a_beam_as_wide_as_all_captions_finds_the_best_of_all(length_normalisation: float, n_best: int) -> None:
+def test_an_exhaustive_beam_finds_the_best_caption_of_all(length_normalisation: float, n_best: int) -> None:
     config = SearchConfig(width=64, n_best=n_best, max_words=4, length_normalisation=length_normalisation)
     for seed in range(30):
         random = torch.Generator().manual_seed(seed)
@@ -359,7 +359,7 @@ def test_greedy_search_of_images_that_end_at_different_steps() -> None:
     assert len(decoder.calls) == 3 + 4, "it continues after the last caption has ended"
 
 
-def test_a_search_is_over_by_the_scores_of_captions_with_their_end() -> None:
+def test_a_search_stops_by_scores_whose_length_includes_eos() -> None:
     # "4" has log .6 / 2 = -.26 with its end. Cut, "5 5 5" has log .4 / 3 = -.31, and "5 5 5 5 5" log .4 / 5 = -.18.
     script = torch.full((5, 6, 6), 1 / 6)
     script[0], script[1] = torch.tensor([0, 0, 0, 0, 0.6, 0.4]), torch.eye(6)

@@ -43,7 +43,7 @@ def test_steps_are_adamws_and_the_average_follows(tmp_path: Path) -> None:
     assert len({*run.weights}) == 4
 
 
-def test_the_best_is_kept_and_waiting_ends(tmp_path: Path) -> None:
+def test_the_best_is_kept_and_training_stops_early(tmp_path: Path) -> None:
     run = Line(config(tmp_path, epochs=9, evaluation={"patience": 2}), scores=[0.3, 0.6, 0.5, 0.6, 0.9])
     assert run.run() == run.output / "best"
     assert [(run.output / name).read_text().split()[0] for name in ("best", "last")] == ["2", "4"]

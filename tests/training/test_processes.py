@@ -41,7 +41,9 @@ def test_two_processes_train_as_one(tiny: Path, tmp_path: Path, changes: list[st
 
 
 @pytest.mark.slow
-def test_a_process_that_dies_ends_the_run_which_another_number_resumes(tiny: Path, tmp_path: Path) -> None:
+def test_a_process_that_dies_ends_the_run_and_another_number_of_processes_resumes_it(
+    tiny: Path, tmp_path: Path
+) -> None:
     one, two = tmp_path / "one", tmp_path / "two"
     changes = [*FIXED, "epochs=3", "batch_size=5", "save_minutes=0.0001"]
     process = start(2, *train(tiny, changes, two))

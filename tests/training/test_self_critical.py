@@ -162,7 +162,7 @@ def test_it_increases_the_expected_reward() -> None:
     assert set(metrics) == {"reward", "words", "distinct"} and metrics["words"] <= 2
 
 
-def test_words_that_the_vocabulary_lacks_are_not_one_word() -> None:
+def test_unknown_words_stay_distinct_in_the_reward() -> None:
     vocabulary = Vocabulary(["a", "dog"])
     images = [
         CaptionedImage("1", Path("1.jpg"), "train", ("a rare dog", "a scarce dog")),

@@ -295,7 +295,7 @@ def test_rewards_are_people_s_captions(tiny: Path, teacher: Path, tmp_path: Path
         (["data.teacher={model: x, unlabelled: [HERE]}"], AnnotationError, "all of its 32 images are in the data"),
     ],
 )
-def test_what_cannot_be_taught_is_explained(
+def test_settings_that_a_teacher_cannot_have_are_refused(
     tiny: Path, tmp_path: Path, changes: list[str], error: type[Exception], message: str
 ) -> None:
     (tmp_path / "empty").mkdir()
@@ -355,7 +355,7 @@ def test_an_exported_teacher_writes_on_the_cpu(tiny: Path, tmp_path: Path) -> No
     assert Teacher(config, tmp_path, device=torch.device("cuda"), events=SILENT).device == "cpu"
 
 
-def test_an_ensemble_teaches(tiny: Path, teacher: Path, tmp_path: Path) -> None:
+def test_an_ensemble_is_a_teacher(tiny: Path, teacher: Path, tmp_path: Path) -> None:
     settings = ["epochs=2", "fine_tune.from_epoch=1", "model.decoder={name: show_tell, embedding: 8, hidden: 8}"]
     other = run(tiny, settings, output=tmp_path / "other")
     both = f"{teacher}+{other}"
@@ -371,7 +371,7 @@ LINES = ("null", "[" * 100_000, "{", "{}", '{"image": 1, "captions": ["a"]}', '{
 
 
 @pytest.mark.parametrize("line", LINES)
-def test_beams_of_other_types_are_damage_and_not_learned(tmp_path: Path, line: str) -> None:
+def test_beams_of_wrong_types_are_refused(tmp_path: Path, line: str) -> None:
     teacher = object.__new__(Teacher)
     teacher.file, teacher.name, teacher.model = tmp_path / FILE, "mine", "mine"
     teacher.head = {"teacher": "mine", "width": 1, "fingerprint": "f"}
