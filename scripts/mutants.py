@@ -1,18 +1,18 @@
 """Mutation testing: change the code a little, and see whether a test fails.
 
-    python scripts/mutants.py --room search --sample 80
-    python scripts/mutants.py --room search --survivors before.json
-    python scripts/mutants.py --room search --from before.json
+    python scripts/mutants.py --package search --sample 80
+    python scripts/mutants.py --package search --survivors before.json
+    python scripts/mutants.py --package search --from before.json
 
 A mutant is one small change of one file: another comparison, a constant plus or minus one, a negated condition, a
 dropped statement or keyword. It is killed if a test fails, and survives if none does. A survivor is a missing
 assertion, unless the change makes no difference (an equivalent mutant). The script lists the survivors and prints a
-table of the rooms. ``--sample`` takes a random part of each room's mutants. The same seed takes the same ones, also
-after changes elsewhere in the file.
+table of the packages. ``--sample`` takes a random part of each package's mutants; the same seed takes the same ones,
+also after changes elsewhere in the file.
 
-The tests of a room run once under a line tracer. A mutant is then tested by the tests that reach its line, the fastest
-first, up to ``--budget`` seconds, until one fails. torch is imported once: each mutant runs in a forked child that
-imports the package with the mutated module in place. No file is changed. Tests that start a new program see the
+The tests of a package run once under a line tracer. A mutant is then tested by the tests that reach its line, the
+fastest first, up to ``--budget`` seconds, until one fails. torch is imported once: each mutant runs in a forked child
+that imports the package with the mutated module in place. No file is changed. Tests that start a new program see the
 original code.
 
 Not mutated: docstrings, annotations, decorators, assertions, error messages, log calls, strings, and the defaults of
@@ -20,7 +20,7 @@ settings, which are choices.
 
 Why not a maintained tool: mutmut 3.8 forks too, but skips decorated functions, among them every search and all else
 that runs under ``torch.inference_mode`` or ``torch.no_grad``, and takes no sample. cosmic-ray 8.7 edits the files,
-starts the test command anew for each mutant (five seconds of imports here) and runs all tests of a room.
+starts the test command anew for each mutant (five seconds of imports here) and runs all tests of a package.
 """
 
 from __future__ import annotations
@@ -51,8 +51,8 @@ from typing import Any
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 TRAINING = ("cross_entropy", "self_critical", "objective", "teacher")
-# Of each room its code and its tests, files or folders.
-ROOMS: dict[str, tuple[list[str], list[str]]] = {
+# Of each package its code and its tests, files or folders.
+PACKAGES: dict[str, tuple[list[str], list[str]]] = {
     "search": (["captioner/search"], ["tests/search", "tests/onnx/test_beam.py"]),
     "objectives": (
         [f"captioner/training/{name}.py" for name in TRAINING],
@@ -426,11 +426,11 @@ def python_files(names: list[str]) -> list[str]:
     return [str(file.relative_to(REPOSITORY)) for file in found if file.exists()]
 
 
-class Room:
-    """The mutants of a room and the tests that reach them."""
+class Package:
+    """The mutants of a package and the tests that reach them."""
 
     def __init__(self, name: str, scratch: Path) -> None:
-        code, tests = ROOMS[name]
+        code, tests = PACKAGES[name]
         self.log = scratch / "log"
         self.tests = [test for test in tests if (REPOSITORY / test).exists()]
         files = python_files(code)
@@ -455,7 +455,7 @@ class Room:
         }
 
     def chosen(self, mutant: Mutant, budget: float) -> list[str]:
-        """List the tests that reach a mutant, the fastest first; for code that runs on import, all of the room."""
+        """List the tests that reach a mutant, the fastest first; for code that runs on import, all of the package."""
         at = {(mutant.file, line) for line in mutant.lines}
         tests = [test for test, reached in self.lines.items() if reached & at]
         tests = tests or list(self.lines)
@@ -488,8 +488,10 @@ class Room:
 def main() -> None:
     """Read the command line, test the mutants, print the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--room", choices=list(ROOMS), action="append", help="may be repeated; all rooms without it")
-    parser.add_argument("--sample", type=int, default=80, help="mutants of each room; 0 takes all")
+    parser.add_argument(
+        "--package", choices=list(PACKAGES), action="append", help="may be repeated; all packages without it"
+    )
+    parser.add_argument("--sample", type=int, default=80, help="mutants of each package; 0 takes all")
     parser.add_argument("--seed", default="0", help="of the sample")
     parser.add_argument("--file", help="only mutants of files whose name contains this")
     parser.add_argument("--budget", type=float, default=30, help="seconds of tests for one mutant")
@@ -508,9 +510,9 @@ def main() -> None:
     wanted = set(json.loads(arguments.again.read_text())) if arguments.again else None
     table: list[str] = []
     survivors: list[str] = []
-    for name in arguments.room or ROOMS:
-        room = Room(name, scratch)
-        mutants = [mutant for mutant in room.mutants if (arguments.file or "") in mutant.file]
+    for name in arguments.package or PACKAGES:
+        package = Package(name, scratch)
+        mutants = [mutant for mutant in package.mutants if (arguments.file or "") in mutant.file]
         if wanted is not None:
             mutants = [mutant for mutant in mutants if mutant.key in wanted]
         elif arguments.sample:
@@ -519,7 +521,7 @@ def main() -> None:
         mutants.sort(key=lambda mutant: (mutant.file, mutant.start))
         outcomes: Counter[str] = Counter()
         for mutant in mutants:
-            outcome = room.outcome(mutant, arguments.budget)
+            outcome = package.outcome(mutant, arguments.budget)
             outcomes[outcome] += 1
             if outcome in ("survived", "unreached"):
                 survivors.append(mutant.key)
@@ -527,8 +529,8 @@ def main() -> None:
         killed = outcomes["killed"] + outcomes["timeout"]
         counts = f"{len(mutants):>8}{killed:>8}{outcomes['timeout']:>10}{len(mutants) - killed:>10}"
         table.append(f"{name:<12}{counts}{killed / max(1, len(mutants)):>8.0%}")
-        print(f"{name}: {len(room.mutants)} mutants in all; {killed} of {len(mutants)} killed", flush=True)
-    print(f"\n{'room':<12}{'mutants':>8}{'killed':>8}{'timeouts':>10}{'survived':>10}{'share':>8}", *table, sep="\n")
+        print(f"{name}: {len(package.mutants)} mutants in all; {killed} of {len(mutants)} killed", flush=True)
+    print(f"\n{'package':<12}{'mutants':>8}{'killed':>8}{'timeouts':>10}{'survived':>10}{'share':>8}", *table, sep="\n")
     if arguments.survivors:
         arguments.survivors.write_text(json.dumps(survivors))
 

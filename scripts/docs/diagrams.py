@@ -15,7 +15,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 import diagrams_phone
 from canvas import Canvas
-from diagrams_phone import floors
+from diagrams_phone import levels
 
 FIGURES = Path(__file__).resolve().parents[2] / "docs" / "figures"
 
@@ -157,19 +157,19 @@ def transformer() -> str:
     return draw.svg()
 
 
-def rooms() -> str:
-    """The rooms of the package, from the command line down to the errors, as ``.importlinter`` has them."""
+def packages() -> str:
+    """The packages, from the command line down to the errors, as ``.importlinter`` has them."""
     height, gap = 30, 10
-    draw = Canvas(720, (height + gap) * len(floors()) + 2 * gap)
-    for number, names in enumerate(floors()):
+    draw = Canvas(720, (height + gap) * len(levels()) + 2 * gap)
+    for number, names in enumerate(levels()):
         y, free = gap + number * (height + gap), 640 - gap * (len(names) - 1)
         x, letters = 60.0, sum(len(name) + 3 for name in names)
         for name, folder in names.items():
             width = free * (len(name) + 3) / letters
             draw.box(x, y, width, height, name, weight=0.3 if folder else 0, small=free / letters < 8)
             x += width + gap
-    draw.arrow((30, gap), (30, (height + gap) * len(floors())))
-    draw.text(30, (height + gap) * len(floors()) + gap, "imports", small=True)
+    draw.arrow((30, gap), (30, (height + gap) * len(levels())))
+    draw.text(30, (height + gap) * len(levels()) + gap, "imports", small=True)
     return draw.svg()
 
 
@@ -244,7 +244,7 @@ def one_batch() -> str:
     return draw.svg()
 
 
-WIDE = (parts, memories, attend_step, top_down_step, transformer, rooms, one_image, one_batch)
+WIDE = (parts, memories, attend_step, top_down_step, transformer, packages, one_image, one_batch)
 DIAGRAMS: dict[str, Callable[[], str]] = {
     **{function.__name__: function for function in WIDE},
     **{f"{function.__name__}_phone": function for function in diagrams_phone.PHONE},

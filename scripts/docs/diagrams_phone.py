@@ -16,11 +16,11 @@ MIDDLE_LEFT, MIDDLE_RIGHT = LEFT + COLUMN / 2, RIGHT + COLUMN / 2
 
 
 @cache
-def floors() -> list[dict[str, bool]]:
-    """Return the rooms on each floor of the package, with whether they are folders, as ``.importlinter`` has them."""
+def levels() -> list[dict[str, bool]]:
+    """Return the packages on each level, with whether they are folders, as ``.importlinter`` has them."""
     config = configparser.ConfigParser()
     config.read(ROOT / ".importlinter", encoding="utf-8")
-    lines = [line for line in config["importlinter:contract:floors"]["layers"].split("\n") if line.strip()]
+    lines = [line for line in config["importlinter:contract:levels"]["layers"].split("\n") if line.strip()]
     found = [[name.strip().removeprefix("captioner.") for name in line.split("|")] for line in lines]
     folders = {name: (ROOT / "captioner" / name).is_dir() for names in found for name in names}
     return [{name if folders[name] else f"{name}.py": folders[name] for name in names} for names in found]
@@ -119,13 +119,13 @@ def transformer() -> str:
     return draw.svg()
 
 
-def rooms() -> str:
-    """The rooms of the package, from the command line down to the errors."""
+def packages() -> str:
+    """The packages, from the command line down to the errors."""
     height, gap = 30, 8
     placed: list[tuple[float, float, float, str, bool]] = []
     y = gap
     lines: list[float] = []
-    for names in floors():
+    for names in levels():
         x = 40.0
         for name, folder in names.items():
             width = len(name) * 9.4 + 20
@@ -221,4 +221,4 @@ def one_batch() -> str:
     return draw.svg()
 
 
-PHONE = (parts, attend_step, top_down_step, transformer, rooms, one_image, one_batch)
+PHONE = (parts, attend_step, top_down_step, transformer, packages, one_image, one_batch)
