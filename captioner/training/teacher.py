@@ -59,7 +59,7 @@ class TeacherConfig(Settings):
     captions: int = Field(1, ge=1, description="captions that each image gets from its beam; 1 is the paper's Seq-KD")
     choice: Literal["best", "closest"] = Field(
         "best",
-        description="which captions of its beam: the most likely ones, or those closest to people's captions (the "
+        description="which captions of its beam: the highest-ranked ones, or those closest to people's captions (the "
         "paper's Seq-Inter) by CIDEr-D, where the paper uses BLEU against a single reference",
     )
     human_captions: bool = Field(False, description="also learn people's captions")
