@@ -53,9 +53,9 @@ It writes English captions of everyday images{looks}.
 
 ## Limits
 
-It learned from the subjects of Flickr8k, people and dogs outdoors, in action, and of a few thousand images of COCO.
-It describes other subjects as the nearest one of these, often wrongly and without a sign of doubt. It repeats the
-biases of its captions, such as guessing gender from clothes. Do not use it where a wrong description does harm.
+It was trained on Flickr8k, mostly people and dogs outdoors, and on a few thousand images of COCO. It describes other
+subjects in terms of these, often wrongly, and a wrong caption looks like a right one. It has the biases of its
+captions, such as guessing gender from clothes. Do not use it where a wrong description does harm.
 """
 
 DETECTOR_CARD = """---
@@ -65,8 +65,8 @@ DETECTOR_CARD = """---
 # {name}
 
 A small Faster R-CNN with a feature pyramid on {backbone}, {parameters:.1f} M parameters, for images squashed to
-{size}x{size} pixels. Captioner's region encoder (Anderson et al. 2018, https://arxiv.org/abs/1707.07998) takes its
-regions from it. It has {count} classes:
+{size}x{size} pixels. It detects the regions of Captioner's region encoder (Anderson et al. 2018,
+https://arxiv.org/abs/1707.07998). It has {count} classes:
 {classes}.
 
     captioner features DATA --encoder regions --output FEATURES
@@ -80,28 +80,28 @@ percent, the mean over the {scored} classes that occur in them:
 | ---: | ---: |
 | {half:.1f} | {mean:.1f} |
 
-Nothing was chosen on these images. Classes with 20 boxes or more (the others have too few for a score):
+No model or setting was chosen on these images. Classes with 20 boxes or more (the others have too few for a score):
 
 {rows}
 
 ## Recipe
 
 `scripts/train_detector.py`: {epochs} epochs over {photos:,} images of COCO and Pascal VOC 2012 with {boxes:,} boxes,
-{minutes:.0f} minutes on {device}; the backbone started from ImageNet's weights, and its first {frozen} stages were
-frozen. An image in which only some classes are boxed does not count against the others, and crowds are left out. The
-weights are a running average over training; matrices are stored as float16.
+{minutes:.0f} minutes on {device}; the backbone started from ImageNet weights, and its first {frozen} stages were
+frozen. In images in which only some classes are boxed, the other classes have no loss as background; crowds are left
+out. The weights are a moving average over training; matrices are stored as float16.
 
 ## Terms
 
-The weights are under Apache-2.0, like those the backbone started from. COCO's annotations are under CC BY 4.0. The
+The weights are under Apache-2.0, as are the backbone's ImageNet weights. COCO's annotations are under CC BY 4.0. The
 images of COCO and Pascal VOC belong to their owners on Flickr and are not part of this folder.
 
 ## Limits
 
-It was trained on few images, and of most classes on a few dozen objects: it is better at where something is than at
-what it is. Objects of other classes are rarely found, and then under a name of the list. Small objects and objects in
-crowds are missed. The images, mostly animals and people on Flickr in the 2000s, do not represent the world; do not use
-the class names for decisions about people.
+It was trained on few images, and for most classes on a few dozen objects, so boxes are more reliable than classes.
+Objects of other classes are rarely detected, and then as one of the list. Small objects and objects in crowds are
+missed. The images, mostly animals and people on Flickr in the 2000s, do not represent the world; do not use the classes
+for decisions about people.
 """
 
 TRANSLATOR_CARD = """---
@@ -121,8 +121,8 @@ It translates descriptions of images from {source_name} into {target_name}, with
 
 ## Scores
 
-Multi30k's validation split (1,014 pairs, one reference each), by sacrebleu, in percent. The epoch and the search were
-chosen on this split, so the scores are slightly optimistic.
+On Multi30k's validation split (1,014 pairs, one reference each), by sacrebleu, in percent. The epoch and the search
+were chosen on this split, so the scores are slightly optimistic.
 
 {scores}
 
@@ -132,9 +132,10 @@ The model's own setting is {search}. Signatures:
 
 ## Recipe
 
-`captioner train {recipe}`: cross-entropy, epoch {epoch} of {epochs}, {minutes:.0f} minutes on {device}, beside
-other work; {parameters:.1f} M parameters; byte pairs learned from the training split, {merges:,} merges a language.
-Seed {seed}, {precision}; the weights are stored in 16 bits. All settings are in `config.json` under `about`.
+`captioner train {recipe}`: cross-entropy, epoch {epoch} of {epochs}, {minutes:.0f} minutes on {device}, with
+other work on the machine; {parameters:.1f} M parameters; byte pairs learned from the training split, {merges:,} merges
+per language. Seed {seed}, {precision}; the weights are stored in 16 bits. All settings are in `config.json` under
+`about`.
 
 ## Data and terms
 
@@ -144,8 +145,8 @@ sentences, some of which describe images of their data.
 
 ## Limits
 
-It learned from image captions: people, animals, clothes, sports, streets. Other texts come out as the nearest caption,
-without a sign of doubt. It guesses gender where English leaves it open and German does not.
+It was trained on image captions: people, animals, clothes, sports, streets. Other texts are translated into similar
+captions, often wrongly and without a warning. It guesses gender where English leaves it open and German does not.
 """
 
 LANGUAGES = {"en": "English", "de": "German"}
@@ -223,12 +224,12 @@ def _scores(about: dict[str, Any], search: dict[str, Any]) -> list[str]:
     domains = about["scores"]
     text = (
         "Captions generated with it, scored unchanged by pycocoevalcap against all human captions, in percent, with "
-        "95 % intervals over images. Epoch and beam width were chosen on these images, so the scores are slightly "
-        "optimistic."
+        "95 % intervals over images. The model and its beam width were chosen on these images, so the scores are "
+        "slightly optimistic."
     )
     if "candidates" in about:
-        beams = " and ".join(map(str, about["candidates"]["beams"]))
-        text += f" Candidates compared: {about['candidates']['models']}, each with beams of {beams}."
+        *most, last = map(str, about["candidates"]["beams"])
+        text += f" {about['candidates']['models']} models were compared, with beams of {', '.join(most)} and {last}."
     rows = [(metric, *(_percent(each["metrics"][metric]) for each in domains.values())) for metric in METRICS]
     for name in ("distinct_captions", "distinct_words"):
         rows.append((name.replace("_", " "), *(f"{each[name]:,}" for each in domains.values())))
@@ -244,16 +245,15 @@ def _grounding(found: dict[str, Any]) -> list[str]:
     text = (
         f"On the {found['images']} COCO images of the grounding test (`docs/grounding_test.txt`), its captions have "
         f"{found['words']} words that name an object with a box. *Pointing* is how often the strongest cell or region "
-        "lies in such a box, *mass* how much of the attention does. Beside them are the same for even attention and "
-        "for a Gaussian in the middle of the image, and the model's gain over the middle. In percent, with 95 % "
-        "intervals."
+        "lies in such a box, *mass* the share of the attention in the boxes. The next columns are uniform attention, a "
+        "Gaussian in the middle of the image, and the model's gain over the latter. In percent, with 95 % intervals."
     )
     scores = found["scores"]
     rows = [
         (name, *(_percent(scores[key]) for key in (name, f"{name}, even", f"{name}, centre", f"{name} over centre")))
         for name in ("pointing", "mass")
     ]
-    return [textwrap.fill(text, 119), markdown_table(("", "the model", "even", "the middle", "gain"), rows)]
+    return [textwrap.fill(text, 119), markdown_table(("", "the model", "uniform", "the middle", "gain"), rows)]
 
 
 def _percent(value: dict[str, float]) -> str:
@@ -300,34 +300,34 @@ def _grid_of(encoder: dict[str, Any]) -> dict[str, Any] | None:
 
 
 def _made_of(folder: Path, config: dict[str, Any], stages: Sequence[dict[str, Any]]) -> str:
-    """Describe the parts and the training of a model."""
+    """Describe the parts of a model and its training."""
     about, encoder, tuned = config["about"], config["model"]["encoder"], config["tuned_stages"]
     donor = stages[0]["recipe"].get("encoder_from")
     parts = []
     if grid := _grid_of(encoder):
         kept = "tuned" if donor is None else f"those of {_donor(donor, tuned)}"
-        how = f"whose last {tuned} stages {'were' if donor is None else 'are'} {kept}" if tuned else "all frozen"
+        how = f"whose last {tuned} stages {'were' if donor is None else 'are'} {kept}" if tuned else "frozen"
         parts.append(f"the grid of {grid['backbone']} with ImageNet weights, {how}")
     if "regions" in encoder["name"]:
         parts.append("the regions of the small detector that comes with captioner, frozen")
     words = len(json.loads((folder / "vocabulary.json").read_text(encoding="utf-8"))["words"])
     return textwrap.fill(
-        f"{about['decoder_parameters'] / 1e6:.1f} M parameters after the encoder, {words:,} words; it reads "
-        f"{' and '.join(parts)}. Seed {about['seed']}, {about['precision']}; the weights are stored in "
+        f"{about['decoder_parameters'] / 1e6:.1f} M parameters after the encoder, {words:,} words. The features are "
+        f"those of {' and '.join(parts)}. Seed {about['seed']}, {about['precision']}; the weights are stored in "
         f"{about.get('bits', 16)} bits. {_time(about, encoder)} All settings are in `config.json` under `about`.",
         119,
     )
 
 
 def _time(about: dict[str, Any], encoder: dict[str, Any]) -> str:
-    """Write how long all training runs of a model took, and what that leaves out (``docs/protocol.md``)."""
+    """Write the time of all training runs of a model, and what it does not include (``docs/protocol.md``)."""
     runs = runs_of(about)
     end = "end" if all("devices" in run for run in runs) else "best epoch"  # older runs did not record their end
     borrowed = any(run["recipe"].get("encoder_from") and "encoder_from" not in run for run in runs)
     trained = ["encoder"] * borrowed + ["detector"] * ("regions" in encoder["name"])
     without = "encoding the images beforehand" + "".join(f" and training the {part}" for part in trained)
-    took = f"{training_time(about)}, beside other work and until each run's {end}"
-    return f"Training took {took}; this leaves out {without}."
+    took = f"{training_time(about)}, until the {end} of each run and with other work on the machine"
+    return f"Training took {took}, without {without}."
 
 
 def _donor(name: str, tuned: int) -> str:

@@ -125,8 +125,8 @@ def default(config: Mapping[str, Any], name: str) -> str:
         f"## Recipe\n\n{_recipe(about)}",
         "## Data and terms\n\n"
         + textwrap.fill(
-            "Captioner wrote this card from `config.json`, which lacks the licences of the training data and of the "
-            "weights. State both here before you publish the model.",
+            "This card was generated from `config.json`, which does not contain the licences of the training data and "
+            "of the weights. Add both here before you publish the model.",
             _WIDTH,
         ),
         f"## Limits\n\n{textwrap.fill(_LIMITS[kind], _WIDTH)}",
@@ -135,14 +135,15 @@ def default(config: Mapping[str, Any], name: str) -> str:
 
 
 _CAPTION_LIMITS = (
-    "It describes subjects outside its training images as the nearest ones in them, often wrongly and without a sign "
-    "of doubt. It repeats the biases of its captions. Do not use it where a wrong description does harm."
+    "It describes other subjects than those of its training images in terms of these, often wrongly, and a wrong "
+    "caption looks like a right one. It has the biases of its captions. Do not use it where a wrong description does "
+    "harm."
 )
 _LIMITS = {
     CAPTIONER: _CAPTION_LIMITS,
     ONNX: _CAPTION_LIMITS,
-    TRANSLATOR: "It translates texts unlike its training sentences into the nearest of those, without a sign of doubt.",
-    DETECTOR: "It detects the classes of its training images; it finds other objects seldom and under a wrong name.",
+    TRANSLATOR: "Texts unlike its training sentences are often translated wrongly, without a warning.",
+    DETECTOR: "Objects of classes that it was not trained on are rarely detected, and then as another class.",
 }
 
 
@@ -186,10 +187,10 @@ def _exported(config: Mapping[str, Any]) -> list[str]:
     source, agreement = config.get("source"), config["agreement"]
     bits = " in eight bits" if config["graphs"]["int8"] else ""
     text = (
-        f"It was exported to ONNX{bits} from {f'the captioner `{source}`' if source else 'a captioner'}, is run by "
-        "onnxruntime and needs no torch. `encoder.onnx` makes features of pixels, `start.onnx` a decoder's state of "
-        "them, and `step.onnx` reads a word and scores the next. `config.json` has their inputs and outputs, the "
-        "transform of images, and the model's training. The training data is the model's."
+        f"It was exported to ONNX{bits} from {f'the captioner `{source}`' if source else 'a captioner'}, runs on "
+        "onnxruntime and needs no torch. `encoder.onnx` computes features from pixels, `start.onnx` the decoder's "
+        "first state from features, and `step.onnx` the log-probabilities of the next word from a word and a state. "
+        "`config.json` has their inputs and outputs, the transform of images, and the training of the model."
     )
     compared = (
         f"Compared with the model on {agreement['photos']} images, with its own search: {agreement['same']} captions "
@@ -229,7 +230,7 @@ def _recipe(about: Mapping[str, Any]) -> str:
         return "Not recorded."
     lines = [*stage_lines(stages), ""]
     if len(runs_of(about)) > 1:
-        total = f"All training runs whose weights it contains took {training_time(about)}."
+        total = f"All training runs that contributed to its weights took {training_time(about)}."
         lines += [textwrap.fill(total, _WIDTH), ""]
     return "\n".join([*lines, "All settings are in `config.json` under `about`."])
 
@@ -242,10 +243,12 @@ def stage_lines(stages: Sequence[Mapping[str, Any]], *, scored: bool = True) -> 
         name = settings.get("name", "cross_entropy")
         objective = OBJECTIVES.get(name, f"`{name}`")  # one that another file registered
         if settings.get("grounding"):
-            objective += " and attention on boxes (Liu et al. 2017)"
+            objective += " with attention supervised by boxes (Liu et al. 2017)"
+        if settings.get("bleu"):
+            objective += " and BLEU-4"
         if teacher := stage.get("teacher"):
-            both = "people's captions and " if teacher["human_captions"] else ""
-            objective += f" on {both}captions that `{teacher['name']}` wrote"
+            both = "human captions and " if teacher["human_captions"] else ""
+            objective += f" on {both}captions by `{teacher['name']}`"
         cost = f"{stage['minutes']:.0f} minutes on {device_of(stage)}"
         line = f"{number}. {objective}, epoch {stage['epoch']} of {recipe['epochs']}, {cost}"
         if scored:

@@ -131,7 +131,7 @@ def test_the_card_names_boxes_and_consensus() -> None:
     first = STAGE | {"recipe": RECIPE | {"objective": {"name": "cross_entropy", "grounding": 1.0}}}
     last = STAGE | {"recipe": RECIPE | {"consensus": {"rank": 256}}, "start": first}
     lines = card.stage_lines(history.stages_of(last), scored=False)
-    assert lines[0].startswith("1. Cross-entropy and attention on boxes (Liu et al. 2017), epoch 4")
+    assert lines[0].startswith("1. Cross-entropy with attention supervised by boxes (Liu et al. 2017), epoch 4")
     assert lines[2] == "3. Consensus: ridge regression of the n-grams in captions of an image."
     assert len(lines) == 3
 
@@ -144,7 +144,7 @@ def test_an_objective_of_another_file_is_listed_by_its_name() -> None:
 def test_a_card_has_the_time_of_all_runs_if_there_are_several() -> None:
     about = STAGE | {"minutes": 7, "devices": 2, "start": STAGE | {"minutes": 5, "devices": 2}}
     text = card.default(CONFIGS[CAPTIONER] | {"about": about}, "run").replace("\n", " ")
-    assert "All training runs whose weights it contains took 12 minutes on two CPU cores." in text
+    assert "All training runs that contributed to its weights took 12 minutes on two CPU cores." in text
     assert "All training runs" not in card.default(CONFIGS[CAPTIONER] | {"about": STAGE}, "run"), "it has one run"
 
 

@@ -243,9 +243,7 @@ def test_images_without_captions_are_learned_from(tiny: Path, teacher: Path, unl
     about = json.loads((best / "config.json").read_text())["about"]
     assert (about["data"], about["photos"], about["captions"]) == ("captions+unlabelled", 28, 76)
     assert about["teacher"] == {"name": "run", "width": 5, "captions": 1, "choice": "best", "human_captions": True}
-    assert (
-        "Cross-entropy on people's captions and captions that `run` wrote, epoch 1" in (best / "README.md").read_text()
-    )
+    assert "Cross-entropy on human captions and captions by `run`, epoch 1" in (best / "README.md").read_text()
 
 
 def test_the_forecast_counts_the_teacher(tiny: Path, teacher: Path, unlabelled: Path, tmp_path: Path) -> None:
