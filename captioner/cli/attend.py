@@ -83,10 +83,10 @@ def run(
 
     With --n-best, html shows the captions side by side, and json lists them.
 
-    In a folder, the figure of cat.jpg is called cat.attention.png, and that of another cat.png cat-2.attention.png. A
-    line "file: sentence" is printed for each figure.
+    In a folder, the figure of cat.jpg is cat.attention.png, and that of another cat.png cat-2.attention.png. A line
+    "file: sentence" is printed for each figure.
 
-    Figures replace those of an earlier run, but no other files. Captioning their folder leaves them out.
+    Figures of an earlier run are replaced, other files are not. When a folder is captioned, figures are left out.
 
     An image that cannot be read is reported on stderr and skipped; the exit code is then 1.
     """
@@ -96,7 +96,7 @@ def run(
         ("--n-best", search.n_best > 1, ("html", "json")),
     ):
         if wanted and kind not in kinds:
-            raise typer.BadParameter(f"{kind} cannot show it; take {', '.join(kinds)}", param_hint=option)
+            raise typer.BadParameter(f"{kind} cannot show it; use {', '.join(kinds)}", param_hint=option)
     if heads == "heads" and translation:
         raise typer.BadParameter("a translation has one attention; leave it out, or --language", param_hint="--heads")
     if heads == "heads" and kind != "json":
@@ -134,14 +134,14 @@ def run(
     if not captioner.attends:
         raise CaptionerError(
             f"{model}: does not attend to the image, so there is no heatmap to draw; "
-            "take a model that does, such as show_attend_tell"
+            "use a model that does, such as show_attend_tell"
         )
     captioner.engine.for_attention(heads)
     translator = translation.load(device)
     if translator and not translator.model.decoder.attends:
         raise CaptionerError(
             f"{translation.translator or translation.language}: this translator does not attend to words, so there is "
-            "no heatmap to draw; take one that does"
+            "no heatmap to draw; use one that does"
         )
     name = _Names(output, kind)
     drawn = replaced = 0

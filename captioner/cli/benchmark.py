@@ -42,7 +42,7 @@ def run(
             "--model",
             "-m",
             autocompletion=complete.models,
-            help="A member of an ensemble that is one more contestant; may be repeated.",
+            help="A member of an ensemble, which is an additional contestant; may be repeated.",
         ),
     ] = None,
     output: Annotated[Path, options.output_folder(help="The folder of the report.")] = Path("benchmark"),
@@ -99,14 +99,13 @@ def run(
     """Compare captioners on the same images: quality with intervals and p-values, time and memory.
 
     NAME=FILE adds captions of another program from a COCO results file, [{"image_id": 1, "caption": "a dog"}, ...].
-    They are scored and tested as they are; tables name them NAME and have dashes for their time and memory. NAME=MODEL
-    renames a model. Only images that all contestants captioned are scored; the others are reported.
+    They are scored and tested as they are; tables have dashes for their time and memory. NAME=MODEL renames a model.
+    Only images that all contestants captioned are scored; the others are reported.
 
-    The folder gets table.md, table.tex with --latex, benchmark.json, plot.png (quality against cost) and photos.html
+    The report is table.md, table.tex with --latex, benchmark.json, plot.png (quality against cost) and photos.html
     (where the models differ most).
 
-    After an interruption, the same command resumes: the folder's cache keeps captions and timings, its runs the trained
-    models.
+    After an interruption, the same command resumes: captions, timings and trained models are kept in the folder.
 
     With --train and --seeds, the report has each recipe's mean and standard deviation over seeds, and tests the
     recipes' means against each other.
@@ -115,7 +114,7 @@ def run(
     records alone do not change it.
     """
     if not train:
-        why = "it is about how contestants are trained; give --train too, or leave it out"
+        why = "it applies to contestants that are trained; give --train too, or leave it out"
         options.refuse(why, set=changes, seeds=seeds)
     seed_list = None if seeds is None else _seeds(seeds, changes or [])
     for recipe in train or ():

@@ -46,7 +46,7 @@ def run(
     ] = None,
     part_size: Annotated[int, options.data_option(min=1, help="Loose images in a part.")] = 1000,
     ray: Annotated[
-        bool, _ray("--ray", help="Work on the Ray cluster that runs here, else on a new one; needs captioner[ray].")
+        bool, _ray("--ray", help="Run on the Ray cluster of this machine, or start one; needs captioner[ray].")
     ] = False,
     workers: Annotated[int, _ray(min=1, help="With --ray: parts captioned at once.")] = 2,
     cpus: Annotated[int, _ray(min=1, help="With --ray: cores of each worker.")] = 1,
@@ -59,10 +59,9 @@ def run(
 ) -> None:
     """Caption a collection of any size, a row for each image: image, caption, log_probability, model, error.
 
-    The source is cut into parts: tar files, row groups of Parquet files, and loose images by the thousand. A part's
-    file appears when it is complete, so after an interruption the same command resumes, and no image is lost or
-    captioned twice. It also captions files with new names; the rows of files that were removed or changed stay as they
-    are.
+    The source is divided into parts: tar files, row groups of Parquet files, and loose images by the thousand. The file
+    of a part is written when the part is complete, so after an interruption the same command resumes, and no image is
+    lost or captioned twice. It also captions files with new names; rows of removed or changed files are not changed.
 
     An image that cannot be read has a row with the reason, and so has a damaged tar or Parquet file after its good
     images. Folders that cannot be read are reported, and tried again by the next run. In both cases the exit code is 1.
@@ -86,7 +85,7 @@ def run(
     for problem in plan.problems:
         failures(problem)
     if plan.described:
-        console.note(f"{plan.described:,} Parquet files without a column of bytes are not images")
+        console.note(f"{plan.described:,} Parquet files without a column of bytes were left out")
     if plan.unread:
         more = f" and {len(plan.unread) - 1:,} more" if len(plan.unread) > 1 else ""
         console.note(f"{plan.unread[0]}{more}: left out, since archives of this kind are not read; unpack them")

@@ -48,7 +48,7 @@ def run(
         options.data_option("--once", help="Leave out exact copies of an image, and all but the first of a burst."),
     ] = False,
     offline: Annotated[
-        bool, options.data_option("--offline", help="Read no web addresses and other addresses; refuse them.")
+        bool, options.data_option("--offline", help="Refuse images at web addresses and other URLs.")
     ] = False,
     device: options.Device = "auto",
     engine: options.EngineName = "auto",
@@ -68,7 +68,7 @@ def run(
         bool,
         options.output_option(
             "--overwrite",
-            help="Caption again what has a caption; replace any output file, and captions that people wrote.",
+            help="Caption images again that have a caption; replace any output file, and captions by people.",
         ),
     ] = False,
     attention: Annotated[
@@ -77,7 +77,7 @@ def run(
 ) -> None:
     """Caption images.
 
-    They may also be in ZIP, tar and Parquet files, at web addresses and others (https://, s3://), or one on stdin.
+    Images can also be in ZIP, tar and Parquet files, at URLs (https://, s3:// and others), or one on stdin.
 
     For a single file, print the sentence; otherwise a line "path: sentence" for each image.
 
@@ -87,13 +87,13 @@ def run(
 
     With --n-best, each caption has its own line, with its log-probability after a tab.
 
-    With --sidecar and --embed, captions go where photo software reads them. What a person wrote there is kept, unless
-    --overwrite is given; what this program wrote is replaced if the caption changes. For a folder, its rows are in
-    FOLDER/.captioner.jsonl then, if no --output is given.
+    With --sidecar and --embed, captions are written where photo software reads them. Captions by people are kept,
+    unless --overwrite is given; those of this program are replaced if they change. Without --output, the rows of a
+    folder are then in FOLDER/.captioner.jsonl.
 
-    An output file has a row for each image: image, caption, log_probability, model, error, bytes, modified. It grows
-    with every image, so a run that is interrupted loses nothing. The same command again captions only images that are
-    new, changed since by size or time, or failed.
+    An output file has a row for each image: image, caption, log_probability, model, error, bytes, modified. Rows are
+    written as images are captioned, so an interruption loses nothing. The same command again captions only images that
+    are new, changed in size or time, or failed.
 
     An image that cannot be read is reported on stderr and skipped; the exit code is then 1.
     """
@@ -174,7 +174,7 @@ def run(
     if copies and (copies.copies or copies.bursts):
         console.note(f"left out {copies.copies:,} copies and {copies.bursts:,} photos of bursts")
     if library and library.kept:
-        console.note(f"kept what people wrote in {library.kept:,} photos; --overwrite replaces it")
+        console.note(f"kept captions by people in {library.kept:,} photos; --overwrite replaces them")
     if record:
         console.wrote(output, str(record.counts))
     failures.exit()

@@ -63,7 +63,7 @@ def _options(
             "--quiet",
             "-q",
             callback=_setter(Verbosity.QUIET),
-            help="Print only results and errors, no notes and no progress.",
+            help="Print only results and errors, without notes and progress.",
         ),
     ] = False,
     verbose: Annotated[
@@ -82,7 +82,7 @@ def _options(
             metavar="FILE.py",
             callback=_import,
             is_eager=True,
-            help="First import own decoders, encoders or readers of data, from a file or an installed module.",
+            help="Import your own decoders, encoders, caption formats or loggers, from a file or an installed module.",
         ),
     ] = None,
 ) -> None:

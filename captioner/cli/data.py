@@ -153,8 +153,8 @@ def convert(
             "-o",
             metavar="TARGET",
             callback=outputs.writable,
-            help="A folder, which will hold captions and images; or a .jsonl, .csv or .json file, which names the "
-            "images where they are; or a .tar file of WebDataset. Nothing is overwritten.",
+            help="A folder for captions and images; or a .jsonl, .csv or .json file, which refers to the images where "
+            "they are; or a .tar file of WebDataset. Nothing is overwritten.",
         ),
     ],
     format: Annotated[
@@ -178,7 +178,7 @@ def convert(
 ) -> None:
     """Write a data set in another format, with its splits.
 
-    What the format does not hold is reported.
+    Information that the format cannot represent is reported.
 
     Images that cannot be read are reported on stderr and left out; the exit code is then 1.
     """
@@ -225,7 +225,7 @@ def download(
     delete_archives: Annotated[
         bool, typer.Option("--delete-archives", help="Delete each archive after unpacking it.")
     ] = False,
-    parallel: Annotated[int, typer.Option(min=1, max=8, help="Files downloaded at once; be kind to the servers.")] = 3,
+    parallel: Annotated[int, typer.Option(min=1, max=8, help="Files downloaded in parallel.")] = 3,
 ) -> None:
     """Download caption data sets and unpack them where the other commands look for them.
 

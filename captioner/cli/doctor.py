@@ -21,12 +21,10 @@ _COLOURS = {"ok": "green", "warning": "yellow", "problem": "bold red"}
 
 
 def run(models: options.Models = None, json: options.Json = False) -> None:
-    """Check the installation, the machine and the shipped models, and caption an image painted in memory.
+    """Check the installation, the machine and the shipped models, and caption a generated image.
 
-    A warning means that some commands will not work or be slow; with a problem, the exit code is 1. JSON is for bug
-    reports.
-
-    Uses no network.
+    A warning means that some commands will fail or be slow; with a problem, the exit code is 1. JSON is for bug
+    reports. No network is used.
     """
     from captioner.cli.findings import examine, report
 

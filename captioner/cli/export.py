@@ -1,4 +1,4 @@
-"""``captioner export``: write a captioner in ONNX, or as a page that captions in the visitor's browser."""
+"""``captioner export``: write a captioner in ONNX, or as a web page that captions in the browser."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def run(
             metavar="FOLDER",
             file_okay=False,
             callback=outputs.writable,
-            help="Instead, write a page that captions in the visitor's browser: a folder for any web host. The first "
+            help="Instead, write a web page that captions in the browser: a folder for any web host. The first "
             "time, onnxruntime-web is downloaded from npm, 31 MB, and kept in the user's cache.",
             show_default=False,
         ),
@@ -72,17 +72,17 @@ def run(
 
     Give the folder as --model to any command that captions. The model's encoder must be a grid.
 
-    Before the folder appears, the export is compared with the model on images; if they differ, nothing is written.
-    Score an export in eight bits too, with captioner evaluate.
+    First, the export is compared with the model on images; if they differ, nothing is written. An export in eight bits
+    should also be scored, with captioner evaluate.
 
-    With --web, graphs that the model has are taken as they are.
+    With --web, the graphs of a model that has them are used.
     """
     if int8 != (calibrate is not None):
         raise typer.BadParameter("give both or neither", param_hint="--int8, --calibrate")
     if (output is None) == (web is None):
         raise typer.BadParameter("give one of them", param_hint="--output, --web")
     if runtime is not None and web is None:
-        raise typer.BadParameter("goes with --web", param_hint="--runtime")
+        raise typer.BadParameter("give --web too", param_hint="--runtime")
 
     if output is not None:
         compared = _export(model, output, images, calibrate)
@@ -141,7 +141,7 @@ def _write_page(
     ready = site.has_graphs(source)
     if ready and (images or calibrate):
         raise typer.BadParameter(
-            f"{model} has graphs, which are taken as they are; leave these options out",
+            f"{model} has graphs, which are used as they are; leave these options out",
             param_hint="--photos, --int8, --calibrate",
         )
     if runtime is None:

@@ -72,14 +72,14 @@ def run(
     device: options.Device = "auto",
     engine: options.EngineName = "auto",
 ) -> None:
-    """Find the photos in a folder that a description fits.
+    """Find the photos in a folder that fit a description.
 
-    Print a line "path: text" for each, best first. They need no captions: photos are ranked by how likely the model
-    would describe them so. Captions and descriptions in .captioner.jsonl, in sidecars and inside photos count too, and
-    words that the model does not know, such as names, are found only there.
+    Print a line "path: text" for each, best first. Photos need no captions: they are ranked by the probability of the
+    description under the model. Texts in .captioner.jsonl, in sidecars and inside photos are searched too; words
+    outside the model's vocabulary, such as names, are found only there.
 
-    The first search encodes the photos, about as fast as captioning; the index, FOLDER/.captioner.index, keeps the
-    result, and later searches encode only photos that are new or changed.
+    The first search encodes the photos, about as fast as captioning. FOLDER/.captioner.index stores the result, and
+    later searches encode only photos that are new or changed.
 
     A photo that cannot be read is reported on stderr and left out; the exit code is then 1.
     """
@@ -119,18 +119,20 @@ def run(
         searched = report.new + report.changed + report.before
         if not searched:
             failures.exit()
-            raise CaptionerError(f"{folder}{os.sep}: no photos to find; give a folder that contains some")
+            raise CaptionerError(f"{folder}{os.sep}: it has no photos; give a folder that has some")
         finder = Finder(photos, load())
         hits = finder.find(sentence, top)
         if unknown := finder.unknown(sentence):
-            console.note(f"not among the model's words, so only found in texts: {', '.join(dict.fromkeys(unknown))}")
+            console.note(
+                f"not in the model's vocabulary, so searched in texts only: {', '.join(dict.fromkeys(unknown))}"
+            )
     for hit in hits:
         if json:
             streams.show_json({"image": str(hit.path), "score": round(hit.score, 4), "texts": hit.text.splitlines()})
         else:
             streams.show(f"{hit.path}{': ' * bool(hit.text)}{hit.text.partition(chr(10))[0]}")
     if not hits:
-        console.note("found nothing: no text has these words, and the model does not know them")
+        console.note("found nothing: these words are in no text and not in the model's vocabulary")
     if output:
         files.write_text(output, contact_sheet(sentence, hits, output, folder=folder, searched=searched))
         console.wrote(output, f"{len(hits):,} of {searched:,} photos")

@@ -48,7 +48,7 @@ class Finding:
 
     Attributes:
         name: the part that was checked.
-        state: ``ok``; ``warning``, some commands will not work or be slow; ``problem``, captioning will not work.
+        state: ``ok``; ``warning``, some commands will fail or be slow; ``problem``, captioning will fail.
         found: the version or state of the part.
         advice: the cure; may be empty.
     """
@@ -193,7 +193,7 @@ def _compiler() -> Iterator[Finding]:
     command = next(filter(shutil.which, (os.environ.get("CXX", "g++"), "g++", "clang++", "c++")), None)
     if command is None or not can_compile():
         found = "none" if command is None else f"{command}, turned off by CAPTIONER_COMPILE=0"
-        yield Finding("C++ compiler", "ok", found, "captioning needs none; some training is faster with g++")
+        yield Finding("C++ compiler", "ok", found, "not needed for captioning; some training is faster with g++")
         return
     printed = subprocess.run([command, "--version"], capture_output=True, text=True, check=False).stdout
     yield Finding("C++ compiler", "ok", printed.splitlines()[0] if printed else command)
@@ -322,7 +322,7 @@ def _caption(model: str | None) -> Iterator[Finding]:
     yield Finding(
         "a caption",
         "ok" if text else "problem",
-        f"{text!r} of a ball painted in memory; loading took {loaded - began:.2f} s, the caption "
+        f"{text!r} for a generated image of a ball; loading took {loaded - began:.2f} s, the caption "
         f"{again - loaded:.2f} s, another one {end - again:.3f} s",
         "" if text else "give another model with --model",
     )

@@ -55,8 +55,8 @@ EngineName = Annotated[
     Literal["auto", "onnx", "torch"],
     machine_option(
         "--engine",
-        help="onnx runs a model's graphs on the CPU, torch its weights; auto is onnx on a CPU, for a model that has "
-        "graphs.",
+        help="onnx runs a model's graphs on the CPU, torch its weights; auto: onnx on a CPU if the model has graphs, "
+        "else torch.",
     ),
 ]
 BatchSize = Annotated[int, machine_option(min=1, help="Images or sentences in a batch.")]
@@ -138,7 +138,7 @@ class NBest(Search):
             min=1,
             show_default=True,
             help="Number of captions or translations, best first; at most --beam, if that is given. They are ranked by "
-            "log-probability / words**0.7 and, if the model has a consensus, by that too.",
+            "log-probability / words**0.7, plus the expected CIDEr if the model has a consensus.",
         ),
     ] = 1
 
@@ -233,7 +233,7 @@ class Sidecar(str, Enum):
 
 @dataclass(frozen=True)
 class Places:
-    """Where photo software reads captions: beside the photos, and inside them."""
+    """Captions for photo software: in sidecars and in the photos."""
 
     sidecar: Annotated[
         list[Sidecar] | None,
@@ -242,7 +242,7 @@ class Places:
     sidecar_name: Annotated[
         Literal["photo.jpg.xmp", "photo.xmp"] | None,
         library_option(
-            help="How the XMP file of photo.jpg is called.", show_default="as the one that is there, else photo.jpg.xmp"
+            help="Name of the XMP file of photo.jpg.", show_default="that of an existing one, else photo.jpg.xmp"
         ),
     ] = None
     extension: Annotated[str, library_option(help="Extension of text files, as in .caption.")] = ".txt"
@@ -251,12 +251,12 @@ class Places:
     embed: Annotated[
         bool,
         library_option(
-            "--embed", help="Write XMP into each photo (JPEG, PNG, WebP, TIFF); its pixels stay byte for byte the same."
+            "--embed", help="Write XMP into each photo (JPEG, PNG, WebP, TIFF), without changing its compressed image."
         ),
     ] = False
 
     def open(self, *, overwrite: bool) -> Library | None:
-        """Return what writes captions there; ``None`` if no place is given.
+        """Return the writer of these captions; ``None`` if no option is given.
 
         Raises:
             typer.BadParameter: an option has no effect without another one.

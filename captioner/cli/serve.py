@@ -49,12 +49,12 @@ def run(
         ),
     ] = None,
     host: Annotated[
-        str, typer.Option(help="The address to listen at: 0.0.0.0 for other machines too, which need no password.")
+        str, typer.Option(help="The address to listen on; 0.0.0.0 also accepts other machines, without a password.")
     ] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=0, max=65535, help="The port; 0 is any free one.")] = 8000,
     allow_host: Annotated[
         list[str] | None,
-        typer.Option(metavar="NAME", help="A name by which this server may be called; may be repeated."),
+        typer.Option(metavar="NAME", help="A name of this server that requests may use; may be repeated."),
     ] = None,
     allow_origin: Annotated[
         list[str] | None,
@@ -69,7 +69,7 @@ def run(
             envvar="CAPTIONER_TOKEN",
             show_default=False,
             help="A secret that requests must send as Authorization: Bearer TOKEN, and the page's address must have as "
-            "#token=TOKEN; better given by the environment, as others may see the options of programs.",
+            "#token=TOKEN; safer in the environment, as other users may see the options of programs.",
         ),
     ] = "",
     root_path: Annotated[
@@ -78,7 +78,7 @@ def run(
     ] = "",
     allow_addresses: Annotated[
         bool,
-        typer.Option("--allow-addresses", help="Fetch images from public web addresses that requests give."),
+        typer.Option("--allow-addresses", help="Fetch images from public web addresses in requests."),
     ] = False,
     search: options.NBest,
     batch_size: options.BatchSize = 16,
@@ -99,8 +99,8 @@ def run(
     The page compares two models and shows the attention of each for every word. POST /caption takes an image and
     answers in JSON; /docs describes it. Images of several requests share a batch.
 
-    Images stay in memory and are never written. Connections are not encrypted, and without --token anybody may use the
-    API: outside your own network, put it behind a server with encryption and a password.
+    Images are kept in memory and never written to disk. Connections are not encrypted, and without --token the API is
+    open to everyone: outside your own network, put it behind a reverse proxy with encryption and a password.
     """
     from captioner.errors import CaptionerError
     from captioner.machine.packages import missing
@@ -227,5 +227,5 @@ def _listen(host: str, port: int) -> socket.socket:
     except OSError as error:
         taken.close()
         cure = "give another --port" if error.errno == errno.EADDRINUSE else "give another --port or --host"
-        raise CaptionerError(f"{host}:{port}: cannot be listened at ({error.strerror}); {cure}") from None
+        raise CaptionerError(f"{host}:{port}: cannot listen there ({error.strerror}); {cure}") from None
     return taken

@@ -37,7 +37,7 @@ def run(
         typer.Argument(
             metavar="RECIPE|DATA",
             autocompletion=complete.recipes,
-            help="A shipped recipe, which captioner recipes lists, or a YAML file; or own images: a table "
+            help="A shipped recipe, which captioner recipes lists, or a YAML file; or your own images: a table "
             "image,caption[,split], or any other file or folder that captioner data inspect can read.",
         ),
     ],
@@ -57,8 +57,8 @@ def run(
 ) -> None:
     """Train a captioner or a translator and print the folder of the best model.
 
-    On own images, the recipe own_photos tunes the shipped model (another one: --set start=transformer). The size and
-    the time of the run are printed first. Without a split, some images are held out to select the best epoch.
+    For your own images, the recipe own_photos tunes the shipped model (or another: --set start=transformer). The size
+    and the time of the run are printed first. Without a split, some images are held out to select the best epoch.
 
     A YAML file trains a translator if its model has a source or target language, or an encoder of text.
 

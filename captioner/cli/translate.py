@@ -105,7 +105,7 @@ def run(
         translator = find_translator(None if model else language, model, device=device, **settings)
         if output and not translator.model.decoder.attends:
             raise CaptionerError(
-                f"{model or language}: does not attend to words, so there is no alignment to draw; take a translator "
+                f"{model or language}: does not attend to words, so there is no alignment to draw; use a translator "
                 "that does"
             )
         shown: list[Translation] = []
@@ -113,7 +113,7 @@ def run(
             if output and translation.tokens:
                 shown.append(translation)
                 if len(shown) > 1 and files.format_of(output) in _DRAWN:
-                    raise CaptionerError(f"{output}: shows one sentence, and there are several; take .html or .json")
+                    raise CaptionerError(f"{output}: shows one sentence, and there are several; use .html or .json")
             if json:
                 streams.show_json(translation.to_dict(attention=attention))
             else:

@@ -95,8 +95,8 @@ def test_a_bad_image_leaves_no_file(attend, images: Path, tmp_path: Path) -> Non
     [
         (["-o", "figure.bmp"], ".html"),
         (["-o", "figure.png", "--format", "bmp"], "'svg'"),
-        (["-o", "figure.gif", "--word", "dog"], "take png, svg, pdf"),
-        (["-o", "figure.png", "--n-best", "2"], "take html, json"),
+        (["-o", "figure.gif", "--word", "dog"], "use png, svg, pdf"),
+        (["-o", "figure.png", "--n-best", "2"], "use html, json"),
         (["-o", "figure.png", "--heads", "heads"], "json"),
         (["{images}", "-o", "figure.png"], "give a folder"),
     ],

@@ -61,7 +61,7 @@ def test_a_bad_file_does_not_stop_the_others(bulk, images: Path, tmp_path: Path)
         f"error: {images / 'two.parquet'}: has 2 columns of bytes; run again and name one with --column: a, b"
     )
     assert errors[1].startswith(f"error: {images / 'broken.jpg'}: ") and len(errors) == 2
-    assert "1 Parquet files without a column of bytes are not images" in result.err
+    assert "1 Parquet files without a column of bytes were left out" in result.err
     again = bulk(images, "-o", output, "--column", "b")
     assert (again.code, again.out) == (0, f"{output}: 3 parts; 1 new tar or Parquet files; 1 images captioned\n")
 

@@ -55,7 +55,7 @@ def test_errors_come_before_any_work(
     for line, reason in (
         (f"export {model}", "give one of them"),
         (f"export {model} -o {tmp_path}/small --web {tmp_path}/site", "give one of them"),
-        (f"export {model} -o {tmp_path}/small --runtime {tmp_path}", "goes with --web"),
+        (f"export {model} -o {tmp_path}/small --runtime {tmp_path}", "give --web too"),
         (f"export show_attend_tell --web {tmp_path}/site --photos {images}", "--calibrate: show_attend_tell"),
     ):
         wrong = run(line)

@@ -74,7 +74,7 @@ def test_unknown_words_are_reported(find, photos: Path) -> None:
     (photos / "blue.txt").write_text("Otto\n")
     result = find("a dog with Otto", photos)
     assert result.lines[0].startswith(str(photos / "blue.jpg"))
-    assert "not among the model's words, so only found in texts: with, otto" in result.err
+    assert "not in the model's vocabulary, so searched in texts only: with, otto" in result.err
     nothing = find("xyzzy", photos)
     assert (nothing.code, nothing.out) == (0, "") and "found nothing" in nothing.err
 

@@ -37,7 +37,7 @@ def test_a_good_installation_captions(program: Path) -> None:
     assert "1 captioner, 1 translator whole" in found["models"].found
     assert "openjdk" in found["Java"].found.lower()
     caption = found["a caption"]
-    assert caption.state == "ok" and "' of a ball" in caption.found and " s" in caption.found
+    assert caption.state == "ok" and "' for a generated image" in caption.found and " s" in caption.found
 
 
 @pytest.mark.parametrize("file", ["model.safetensors", "config.json", "vocabulary.json"])

@@ -68,7 +68,7 @@ def test_what_a_person_wrote_is_kept(caption, photos: Path) -> None:
     (photos / "red.caption").write_text("my own words\n")
     options = (photos, "--sidecar", "txt", "--extension", "caption")
     result = caption(*options)
-    assert "kept what people wrote in 1 photos; --overwrite replaces it" in result.err
+    assert "kept captions by people in 1 photos; --overwrite replaces them" in result.err
     assert (photos / "red.caption").read_text() == "my own words\n"
     assert (photos / "blue.caption").read_text() == f"{expected['blue.jpg']}\n"
     assert caption(*options, "--overwrite").code == 0

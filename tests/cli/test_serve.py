@@ -119,7 +119,7 @@ def test_a_port_or_an_address_of_others_is_named(run, model: Path, tmp_path: Pat
         result = run("serve", "--model", model, "--port", taken.getsockname()[1])
         assert result.code == 1 and "in use" in result.err and "give another --port" in result.err
     result = run("serve", "--model", model, "--port", "0", "--host", "192.0.2.1")  # for documentation only
-    assert result.code == 1 and "cannot be listened at" in result.err and "or --host" in result.err
+    assert result.code == 1 and "cannot listen there" in result.err and "or --host" in result.err
 
 
 def test_exported_and_other_captioners_are_served_together(

@@ -94,7 +94,7 @@ def test_several_alignments_are_a_page_or_numbers(translate, expected: list[str]
     assert [record["text"] for record in records] == expected and all(record["attention"] for record in records)
     assert all(text in (tmp_path / "all.html").read_text() for text in ('"written":', '"weights":'))
     result = translate(text, "-o", tmp_path / "all.png")
-    assert result.code == 1 and "shows one sentence, and there are several; take .html or .json" in result.err
+    assert result.code == 1 and "shows one sentence, and there are several; use .html or .json" in result.err
     result = translate(" ", "-o", tmp_path / "none.png")
     assert result.code == 1 and "has no words to translate" in result.err
     assert translate(text, "-o", tmp_path / "all.txt").code == 2
