@@ -80,13 +80,16 @@ class Record:
         self._chosen: set[str] = set()
         self._last: str | None = None  # the image of the last row
         self._stale = False  # there are older rows of an image
+        self._end = 0  # position after the last whole row that was read
+        self._replaces = False  # the file has something else, which the first row replaces
         if path.exists() and path.stat().st_size:
             try:
                 self._read_states()
             except BulkError:
                 if not overwrite:
                     raise
-                path.write_bytes(b"")
+                self._replaces, self._stale, self._last = True, False, None
+                self._states.clear()
         self._file = self._opened()
 
     def chosen(self, items: Iterable[Item], *, lacks: Callable[[Item], bool] = lambda item: False) -> Iterator[Item]:
@@ -129,6 +132,10 @@ class Record:
             self.counts.unreadable += 1
         self._last = image
         with files.writing(self._path):
+            if self._replaces:
+                self._file.seek(0)
+                self._file.truncate()
+                self._replaces = False
             if self._append is None:
                 self._append = rows.appender(self._file, self._columns, header=not self._file.tell())
             self._append(row)
@@ -154,23 +161,11 @@ class Record:
             return open(self._path, "a", encoding="utf-8", errors="surrogateescape", newline="")
 
     def _read_states(self) -> None:
-        """Read the rows that are there; a row that a killed run did not finish is cut off.
+        """Read the rows that are there, and then cut off one that a killed run did not finish.
 
         Raises:
-            BulkError: they are not of this program, or of another model.
+            BulkError: they are not of this program, or of another model; the file is left alone.
         """
-        with open(self._path, "rb+") as file:
-            end = size = file.seek(0, os.SEEK_END)
-            while end and (file.seek(end - 1), file.read(1))[1] != b"\n":
-                start = max(0, end - (1 << 16))
-                file.seek(start)
-                end = start + file.read(end - start).rfind(b"\n") + 1
-            if end == 0:
-                raise self._foreign("it")
-            rest = size - end
-        unfinished = self._unfinished(end) if self._columns and rest else 0
-        if rest:
-            os.truncate(self._path, end - unfinished)
         for row, _ in self._rows():
             image = row["image"]
             if row["model"] != self._model:
@@ -181,51 +176,59 @@ class Record:
             self._stale |= image != self._last and image in self._states
             self._last = image
             self._states[image] = row["bytes"], row["modified"], row["error"] is not None
-
-    def _unfinished(self, end: int) -> int:
-        """Return the bytes of the last row of a table, if it was cut off at a line end inside a cell."""
-        with open(self._path, "rb") as file:
-            start = max(0, end - (1 << 20))
-            file.seek(start)
-            lines = file.read(end - start).splitlines(keepends=True)
-        open_quote = False
-        size = 0
-        for line in lines[start > 0 :]:
-            size = size + len(line) if open_quote else len(line)
-            open_quote ^= line.count(b'"') % 2 == 1
-        return size if open_quote else 0
+        if not self._end:
+            raise self._foreign("it")
+        with open(self._path, "rb+") as file:
+            file.truncate(self._end)
+            file.seek(-1, os.SEEK_END)
+            if file.read(1) != b"\n":  # an editor has removed it
+                file.write(b"\n")
 
     def _rows(self) -> Iterator[tuple[rows.Row, str]]:
-        """Yield the rows, each with its text.
+        """Yield the rows, each with its text, up to one that a killed run did not finish.
 
         Raises:
             BulkError: the file has something else.
         """
-        with open(self._path, encoding="utf-8", errors="surrogateescape", newline="") as file:
-            yield from (self._of_lines(file) if self._columns is None else self._of_table(file, self._columns))
+        self._end = 0
+        with open(self._path, "rb") as file:
+            lines = (line.decode("utf-8", "surrogateescape") for line in file)
+            for row, text in self._of_lines(lines) if self._columns is None else self._of_table(lines, self._columns):
+                self._end += _size(text)
+                yield row, text
 
-    def _of_lines(self, file: TextIO) -> Iterator[tuple[rows.Row, str]]:
-        for number, line in enumerate(file, start=1):
+    def _of_lines(self, lines: Iterator[str]) -> Iterator[tuple[rows.Row, str]]:
+        for number, line in enumerate(lines, start=1):
             try:
                 row = json.loads(line)
-                yield {name: row[name] for name in ("image", "model", "error", *rows.STAMP)}, line
+                row = {name: row[name] for name in ("image", "model", "error", *rows.STAMP)}
             except (ValueError, TypeError, KeyError, RecursionError):
+                if not line.endswith("\n"):
+                    return
                 raise self._foreign(f"line {number}") from None
+            yield row, line
 
-    def _of_table(self, file: TextIO, names: Sequence[str]) -> Iterator[tuple[rows.Row, str]]:
+    def _of_table(self, lines: Iterator[str], names: Sequence[str]) -> Iterator[tuple[rows.Row, str]]:
         text: list[str] = []
+        read_all = False
 
-        def lines() -> Iterator[str]:
-            for line in file:
+        def noted() -> Iterator[str]:
+            nonlocal read_all
+            for line in lines:
                 text.append(line)
                 yield line
+            read_all = True
 
-        table = csv.reader(lines())
+        table = csv.reader(noted())
         try:
-            if next(table) != [*names]:
+            if next(table, None) != [*names]:
                 raise self._foreign("its header")
+            self._end = _size("".join(text))
             text.clear()
             for cells in table:
+                # The reader looks for the end of a quoted cell up to the end of the file.
+                if not text[-1].endswith("\n") and (read_all or len(cells) < len(names)):
+                    return
                 row: dict[str, Any] = dict(zip(names, map(rows.unguarded, cells), strict=True))
                 size = int(row["bytes"]) if row["bytes"] else None
                 found = {"error": row["error"] or None, "bytes": size, "modified": row["modified"] or None}
@@ -260,6 +263,10 @@ class Record:
             number += row["image"] != last
             last = row["image"]
             yield number, last, text
+
+
+def _size(text: str) -> int:
+    return len(text.encode("utf-8", "surrogateescape"))
 
 
 @contextmanager

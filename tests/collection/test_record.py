@@ -87,13 +87,26 @@ def test_a_killed_run_loses_nothing_and_the_next_one_removes_what_is_twice(tmp_p
 
 
 @kinds
-@pytest.mark.parametrize("text", ["my notes\n", "a,b\n1,2\n", '{"image": 1}\n', "no line end", "[]\n"])
+def test_a_last_row_stays_whose_line_end_an_editor_removed(tmp_path: Path, kind: str) -> None:
+    path = tmp_path / f"out.{kind}"
+    run(path, photos(tmp_path, "1", "2"))
+    path.write_text(path.read_text().replace("A cat.", "My cat.").rstrip("\n"))
+    assert str(run(path, photos(tmp_path, "1", "2", "3")).counts) == "1 captioned, 2 captioned before (1 new)"
+    assert found(path) == [("1", True), ("2", True), ("3", True)] and path.read_text().count("My cat.") == 2
+
+
+@kinds
+@pytest.mark.parametrize(
+    "text", ["my notes\n", "a,b\n1,2\n", "a,b\n1,2", '{"image": 1}\n', '{}\n{"a": 2}', "no line end"]
+)
 def test_a_file_of_another_kind_is_left_alone(tmp_path: Path, kind: str, text: str) -> None:
     path = tmp_path / f"out.{kind}"
     path.write_text(text)
     with pytest.raises(BulkError, match=r"out\.\w+: .* is not what this command writes .*--overwrite"):
         run(path, photos(tmp_path, "1"))
     assert path.read_text() == text
+    run(path, [], overwrite=True)
+    assert path.read_text() == text, "nothing was captioned, so nothing is replaced"
     assert str(run(path, photos(tmp_path, "1"), overwrite=True).counts) == "1 captioned"
     assert found(path) == [("1", True)]
 
