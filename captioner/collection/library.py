@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -37,8 +38,8 @@ class Library:
         path = Path(str(item.data))
         try:
             return (
-                (self.texts is not None and not self.texts.path(path).exists())
-                or (self.xmp is not None and not self.xmp.path(path).exists())
+                (self.texts is not None and not os.path.exists(self.texts.path(path)))
+                or (self.xmp is not None and not os.path.exists(self.xmp.path(path)))
                 or (self.embeds and not embedded_texts(path))
             )
         except CaptionerError:

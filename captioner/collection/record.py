@@ -179,7 +179,8 @@ class Record:
         if not self._end:
             raise self._foreign("it")
         with open(self._path, "rb+") as file:
-            file.truncate(self._end)
+            if file.seek(0, os.SEEK_END) > self._end:
+                file.truncate(self._end)
             file.seek(-1, os.SEEK_END)
             if file.read(1) != b"\n":  # an editor has removed it
                 file.write(b"\n")

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import os
+import stat
 import threading
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -22,11 +24,13 @@ class Folder:
         images: the name of the image of each sidecar, by the name of the sidecar.
         marks: of the texts that this program has written; of text sidecars only.
         end: bytes of the record that have been read; of text sidecars only.
+        stems: the names of the images by their names without extension; of XMP sidecars only.
     """
 
     images: dict[str, str] = field(default_factory=dict)
     marks: set[str] = field(default_factory=set)
     end: int = 0
+    stems: dict[str, list[str]] = field(default_factory=dict)
 
 
 class Folders:
@@ -61,7 +65,7 @@ class Folders:
 
 
 def status_of(path: Path) -> os.stat_result | None:
-    """Return the status of a sidecar, or ``None`` if there is none.
+    """Return the status of a sidecar, or ``None`` if there is none, or no file can have its name.
 
     Raises:
         FileError: its folder cannot be read.
@@ -71,6 +75,8 @@ def status_of(path: Path) -> os.stat_result | None:
     except FileNotFoundError:
         return None
     except (OSError, ValueError) as error:
+        if getattr(error, "errno", None) == errno.ENAMETOOLONG:
+            return None
         reason = error.strerror if isinstance(error, OSError) else error
         raise FileError(f"{path}: cannot be read ({reason})") from error
 
@@ -92,9 +98,11 @@ def read_file(path: Path, most: int) -> bytes:
     """Return the first ``most`` bytes of a sidecar.
 
     Raises:
-        FileError: it cannot be read.
+        FileError: it cannot be read, or is not a regular file.
     """
     try:
+        if not stat.S_ISREG(os.stat(path).st_mode):  # opening a pipe would wait for a writer
+            raise FileError(f"{path}: is not a file, and stands where the sidecar belongs; move it away")
         with open(path, "rb") as file:
             return file.read(most)
     except OSError as error:

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import os
 from collections.abc import Collection, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Literal, TypeAlias
 
+from captioner.data.find import IMAGE_EXTENSIONS
+from captioner.data.raw import RAW_EXTENSIONS
 from captioner.errors import FileError, first_line
 from captioner.metadata.authors import Text, attributed, author_of, mark, plan
 from captioner.metadata.container import MOST_XMP
@@ -16,7 +19,8 @@ from captioner.metadata.rdf import PacketError
 from captioner.metadata.sidecar_files import Folders, check_image, read_file, status_of, write_file
 
 SidecarName: TypeAlias = Literal["photo.jpg.xmp", "photo.xmp"]
-SIDECAR_NAMES: tuple[SidecarName, ...] = ("photo.jpg.xmp", "photo.xmp")
+_FULL: SidecarName = "photo.jpg.xmp"
+SIDECAR_NAMES: tuple[SidecarName, ...] = (_FULL, "photo.xmp")
 """The forms of an XMP sidecar's name, by the example of an image ``photo.jpg``."""
 
 
@@ -26,8 +30,8 @@ class XmpSidecars:
     A description that a person has put into the image itself counts as well, because programs read the sidecar first.
 
     Args:
-        name: the form of the sidecar's name, one of :data:`SIDECAR_NAMES`; by default that of the sidecar which the
-            image has, or else ``photo.jpg.xmp``.
+        name: the form of the sidecar's name, one of :data:`SIDECAR_NAMES`; by default ``photo.xmp`` if that is there
+            and belongs to no other image, or else ``photo.jpg.xmp``. Beside ``photo.cr2``, it is that of the raw photo.
         overwrite: also replace what a person wrote.
     """
 
@@ -38,7 +42,11 @@ class XmpSidecars:
 
     def path(self, image: str | Path) -> Path:
         """Return the sidecar of an image."""
-        return _sidecar(Path(image), self._name)
+        image = Path(image)
+        path = _sidecar(image, self._name)
+        if self._name is None and path.stem != image.name and self._other(image) is not None:
+            return _sidecar(image, _FULL)
+        return path
 
     def write(
         self, image: str | Path, captions: str | Mapping[str, str], *, seen: os.stat_result | None = None
@@ -65,10 +73,29 @@ class XmpSidecars:
         others = [*embedded_texts(image), *sidecar_texts(image, without=path)]
         decision = plan(packet, wanted, others, overwrite=self._overwrite)
         if decision.texts:
-            self._folders.claim(path, image)
+            if path.stem != image.name and (other := self._other(image)) is not None:
+                raise FileError(
+                    f"{path}: is the sidecar of {other}, and {image.name} cannot share it; rename one of the images, "
+                    f"or take sidecars named {_FULL}"
+                )
             check_image(image, seen)
             write_file(path, packet.edited(decision.texts, decision.marks), present)
         return Outcome(path, tuple(decision.texts), decision.kept)
+
+    def _other(self, image: Path) -> str | None:
+        """Return another image to which a sidecar named ``photo.xmp`` belongs too, or belongs alone if that is raw."""
+        with self._folders.lock:
+            stems = self._folders[image.parent].stems
+            if not stems:
+                with suppress(OSError):  # reading the image reports it
+                    for name in os.listdir(image.parent):
+                        stem, extension = os.path.splitext(name)
+                        if extension.lower() in IMAGE_EXTENSIONS | RAW_EXTENSIONS:
+                            stems.setdefault(stem, []).append(name)
+        stem, of_longer = image.stem, os.path.splitext(image.stem)[0]
+        others = [name for name in stems.get(stem, []) if not (_is_raw(image.name) and not _is_raw(name))]
+        others += [name for name in stems.get(of_longer, []) if name == stem]  # photo.jpg for photo.jpg.webp
+        return next((name for name in others if name != image.name and (image.parent / name).exists()), None)
 
 
 def xmp_file(captions: Mapping[str, str], *, edited: Collection[str] = ()) -> bytes:
@@ -105,7 +132,7 @@ def sidecar_texts(image: str | Path, *, without: Path | None = None) -> list[Tex
     """
     found = []
     for path in (_sidecar(Path(image), name) for name in SIDECAR_NAMES):
-        if path == without or not path.is_file():
+        if path == without or not os.path.isfile(path):
             continue
         packet = _packet(path, read_file(path, MOST_XMP + 1))
         found += [
@@ -117,10 +144,14 @@ def sidecar_texts(image: str | Path, *, without: Path | None = None) -> list[Tex
     return found
 
 
+def _is_raw(name: str) -> bool:
+    return os.path.splitext(name)[1].lower() in RAW_EXTENSIONS
+
+
 def _sidecar(image: Path, name: SidecarName | None) -> Path:
     full, short = image.with_name(f"{image.name}.xmp"), image.with_suffix(".xmp")
     if name is None:
-        return short if short.exists() and not full.exists() else full
+        return short if os.path.exists(short) and not os.path.exists(full) else full
     return short if name == "photo.xmp" else full
 
 

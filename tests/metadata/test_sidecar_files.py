@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -18,6 +19,7 @@ from captioner.metadata import (
     XmpSidecars,
     embed,
     sidecar_texts,
+    texts_of,
 )
 from tests.metadata.samples import picture, sample
 
@@ -77,6 +79,29 @@ def test_a_sidecar_that_changes_meanwhile_is_left_alone(
     with pytest.raises(FileError, match=f"{path.name}: another program has (changed|written) it meanwhile"):
         writer.write(image, "a cat")
     assert path.read_bytes() == b"a person's"
+
+
+@pytest.mark.parametrize("kind", ["text", "xmp"])
+def test_a_pipe_or_a_folder_in_the_place_of_a_sidecar_is_named(kind: str, image: Path) -> None:
+    writer = TextSidecars() if kind == "text" else XmpSidecars()
+    path = writer.path(image)
+    for make in (os.mkfifo, os.mkdir):
+        make(path)
+        with pytest.raises(FileError, match=f"{path.name}: is not a file, and stands where the sidecar belongs"):
+            writer.write(image, "a dog")
+        assert embed(image, "a dog", beside=sidecar_texts(image)).kept == ()
+        path.unlink() if path.is_fifo() else path.rmdir()
+
+
+def test_a_name_that_leaves_no_room_for_that_of_a_sidecar_costs_only_the_sidecar(image: Path) -> None:
+    image = image.rename(image.with_name(f"{'x' * 251}.jpg"))
+    assert embed(image, "a dog", beside=sidecar_texts(image)).written == BOTH
+    assert XmpSidecars(name="photo.xmp").write(image, "a dog").written == BOTH
+    image.with_suffix(".xmp").unlink()
+    for writer in (XmpSidecars(), TextSidecars(extension=".caption")):
+        with pytest.raises(FileError, match=r"its name is too long for the file system \(259 bytes\)"):
+            writer.write(image, "a dog")
+    assert [each.place for each in texts_of(image)] == [image.name] * 2
 
 
 def test_an_image_that_changed_since_it_was_captioned_gets_no_caption(image: Path) -> None:

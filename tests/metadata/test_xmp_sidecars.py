@@ -71,12 +71,29 @@ def test_the_sidecar_that_is_there_is_used(image: Path) -> None:
 
 
 def test_two_images_do_not_share_an_xmp_sidecar(image: Path) -> None:
-    other = image.with_suffix(".png")
+    short = XmpSidecars(name="photo.xmp").write(image, "a dog").path
+    other = image.with_suffix(".PNG")
     picture().save(other)
-    writer = XmpSidecars(name="photo.xmp")
-    writer.write(image, "a dog")
-    with pytest.raises(FileError, match=r"photo\.xmp: is the sidecar of photo\.jpg"):
-        writer.write(other, "a cat")
+    for writer in (XmpSidecars(name="photo.xmp"), XmpSidecars(name="photo.xmp", overwrite=True)):
+        with pytest.raises(
+            FileError, match=r"photo\.xmp: is the sidecar of photo\.jpg, and photo\.PNG cannot share it"
+        ):
+            writer.write(other, "a cat")
+    assert XmpSidecars().write(other, "a cat").path.name == "photo.PNG.xmp"
+    assert [each.text for each in sidecar_texts(image)] == ["a dog", "a dog"]
+    other.unlink()
+    assert XmpSidecars().write(image, "a bird").path == short
+
+
+def test_the_short_name_is_that_of_the_raw_photo_and_never_the_long_one_of_another_image(image: Path) -> None:
+    raw, converted = image.with_suffix(".CR2"), image.with_name("photo.jpg.webp")
+    raw.write_bytes(b"II*\0raw")
+    picture().save(converted)
+    image.with_suffix(".xmp").write_text(LIGHTROOM, encoding="utf-8")
+    for _ in range(2):
+        paths = [XmpSidecars().write(each, f"{each.name} shows a dog").path for each in (image, raw, converted)]
+        assert [path.name for path in paths] == ["photo.jpg.xmp", "photo.xmp", "photo.jpg.webp.xmp"]
+    assert XmpSidecars(name="photo.xmp").write(raw, "a cat").written
 
 
 def test_a_persons_description_counts_wherever_it_is(image: Path) -> None:
