@@ -164,7 +164,7 @@ def run(
                 figure.save(file, kind)
                 drawn += 1
                 replaced += was_there
-                streams.show(f"{file}: {result.text}")
+                streams.show(f"{streams.quoted(str(file))}: {result.text}")
             except CaptionerError as error:
                 failures(error)
             except OSError as error:

@@ -79,7 +79,8 @@ def run(
 
     Images can also be in ZIP, tar and Parquet files, at URLs (https://, s3:// and others), or one on stdin.
 
-    For a single file, print the sentence; otherwise a line "path: sentence" for each image.
+    For a single file, print the sentence; otherwise a line "path: sentence" for each image. A path with a line end, a
+    tab or ": " is in quotes, as in JSON.
 
     With --language or --translator, print the translations; JSON and CSV contain the captions as well.
 
@@ -167,7 +168,7 @@ def run(
             if json:
                 streams.show_json(row)
             elif prints and row["caption"] is not None:
-                _show(row, "" if given.single else f"{row['image']}: ", score=search.n_best > 1)
+                _show(row, "" if given.single else f"{streams.quoted(row['image'])}: ", score=search.n_best > 1)
             progress(done, len(first) if counted else None)
             if streams.lost() and output is None:
                 break

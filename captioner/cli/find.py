@@ -74,9 +74,10 @@ def run(
 ) -> None:
     """Find the photos in a folder that fit a description.
 
-    Print a line "path: text" for each, best first. Photos need no captions: they are ranked by the probability of the
-    description under the model. Texts in .captioner.jsonl, in sidecars and inside photos are searched too; words
-    outside the model's vocabulary, such as names, are found only there.
+    Print a line "path: text" for each, best first; odd paths are in quotes, as captioner caption prints them. Photos
+    need no captions: they are ranked by the probability of the description under the model. Texts in
+    .captioner.jsonl, in sidecars and inside photos are searched too; words outside the model's vocabulary, such as
+    names, are found only there.
 
     The first search encodes the photos, about as fast as captioning. FOLDER/.captioner.index stores the result, and
     later searches encode only photos that are new or changed.
@@ -130,7 +131,8 @@ def run(
         if json:
             streams.show_json({"image": str(hit.path), "score": round(hit.score, 4), "texts": hit.text.splitlines()})
         else:
-            streams.show(f"{hit.path}{': ' * bool(hit.text)}{hit.text.partition(chr(10))[0]}")
+            name, (text, *_) = streams.quoted(str(hit.path)), hit.text.splitlines() or [""]
+            streams.show(f"{name}: {text}" if text else name)
     if not hits:
         console.note("found nothing: these words are in no text and not in the model's vocabulary")
     if output:

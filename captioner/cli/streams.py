@@ -6,6 +6,7 @@ import codecs
 import errno
 import json
 import os
+import re
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -15,6 +16,9 @@ from captioner.cli import console
 from captioner.cli.console import printable
 from captioner.data.rows import json_text
 from captioner.errors import CaptionerError
+
+_ENDS = re.compile("[\t-\r\x1c-\x1e\x85\u2028\u2029]")  # those of str.splitlines(), and tabs
+_AMBIGUOUS = re.compile(f'^"|: |{_ENDS.pattern}')
 
 
 def _escape(error: UnicodeError) -> tuple[str | bytes, int]:
@@ -102,9 +106,21 @@ def lost() -> Exception | None:
     return getattr(sys.stdout, "failure", None)
 
 
+def quoted(name: str) -> str:
+    """Return a name that begins a line, as a JSON string if it could be read as more or less than this name."""
+    return json_text(name) if _AMBIGUOUS.search(name) else name
+
+
 def show(*cells: str) -> None:
-    """Print a line of results on stdout, with tabs between its cells; on a terminal, escape control characters."""
-    print(*map(printable, cells) if sys.stdout.isatty() else cells, sep="\t", flush=True)
+    """Print a line of results on stdout, with tabs between its cells.
+
+    Line ends and tabs in a cell are escaped, and on a terminal all control characters.
+    """
+    print(*map(printable if sys.stdout.isatty() else _on_one_line, cells), sep="\t", flush=True)
+
+
+def _on_one_line(text: str) -> str:
+    return _ENDS.sub(lambda found: json.dumps(found[0])[1:-1], text)
 
 
 def show_json(value: Any, *, indent: int | None = None) -> None:

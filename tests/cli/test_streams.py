@@ -170,9 +170,34 @@ def test_control_characters_in_names_are_escaped(code: Code, images: Path, tmp_p
     figures = Terminal(io.BytesIO(), encoding="utf-8")
     assert code("attend", folder, "-o", folder, "--format", "json", stdout=figures, stderr=encoded("utf-8")) == 1
     assert "a\\u001b[31m\\nb" in written(figures).decode() and b"\x1b" not in written(figures)
-    piped = encoded("utf-8")
-    assert code("caption", folder, images / "red.jpg", stdout=piped, stderr=encoded("utf-8")) == 1
-    assert f"{folder / name}: ".encode() in written(piped)
+
+
+def test_each_line_gives_the_exact_name_of_one_image(
+    code: Code, images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    odd = [
+        "a\nb.jpg: A cat.",
+        "a: b.jpg",
+        '"a\\nb".jpg',
+        "a\rb.jpg",
+        "a\tb.jpg",
+        "a\x0b.jpg",
+        "a\u2028.jpg",
+        "a\nü.jpg",
+    ]
+    plain = ["a b.jpg", 'a"b".jpg', "a\\nb.jpg", "a:b.jpg", "ü.jpg"]
+    for name in [*odd, *plain]:
+        (tmp_path / name).symlink_to(images / "red.jpg")
+    monkeypatch.chdir(tmp_path)
+    for options in ([], ["--n-best", 2]):
+        piped = encoded("utf-8")
+        assert code("caption", *odd, *plain, *options, stdout=piped, stderr=encoded("utf-8")) == 0
+        lines = written(piped).decode().splitlines()
+        names = dict.fromkeys(
+            json.JSONDecoder().raw_decode(line)[0] if line.startswith('"') else line.partition(": ")[0]
+            for line in lines
+        )
+        assert [*names] == [*odd, *plain] and len(lines) == len(names) * (2 if options else 1)
 
 
 @pytest.mark.parametrize("text", ["👩‍👩‍👧 👋🏽", "می‌خواهم", "नमस्ते", "日本語", "Ünïcödé", "a\u00a0b"])
