@@ -246,7 +246,8 @@ def _timm_backbone(name: str) -> Backbone:
         return Backbone("timm", name)
     hint = suggestion(name, [*BACKBONES, *timm.list_models()])
     raise EncoderError(
-        f"backbone {name!r} does not exist.{hint} Use one of {', '.join(BACKBONES)}, or a name of timm.list_models()"
+        f"backbone {name!r} does not exist.{hint} Use one of {', '.join(BACKBONES)}, or a name of timm.list_models(); "
+        "import an encoder of your own first: captioner --import FILE.py"
     )
 
 
