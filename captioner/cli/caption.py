@@ -94,7 +94,7 @@ def run(
 
     An output file has a row for each image: image, caption, log_probability, model, error, bytes, modified. Rows are
     written as images are captioned, so an interruption loses nothing. The same command again captions only images that
-    are new, changed in size or time, or failed.
+    are new, changed in size or time, failed, or without a translation into --language.
 
     An image that cannot be read is reported on stderr and skipped; the exit code is then 1.
     """
@@ -107,8 +107,11 @@ def run(
     library = places.open(overwrite=overwrite)
     if overwrite and output is None and library is None:
         raise typer.BadParameter("give --output, --sidecar or --embed too", param_hint="--overwrite")
+    folder = None
+    cure = "give another --output" + (", or --overwrite" if library is None else "")  # people's captions are kept
     if library is not None and output is None and len(given.paths) == 1 and os.path.isdir(given.paths[0]):
-        output = Path(given.paths[0], RECORD)
+        folder, cure = Path(given.paths[0]), "delete it, and all photos are captioned again"
+        output = folder / RECORD
 
     outputs.check_outputs(given.paths, output=output)
     failures = console.Failures()
@@ -121,7 +124,17 @@ def run(
             from captioner.collection.record import open_record
 
             more = ("language", "translation") if translation else ()
-            record = stack.enter_context(open_record(output, model=name, more=more, overwrite=overwrite))
+            record = stack.enter_context(
+                open_record(
+                    output,
+                    model=name,
+                    more=more,
+                    language=translation.language,
+                    folder=folder,
+                    cure=cure,
+                    overwrite=overwrite,
+                )
+            )
         found: Iterator[Item] = chain.from_iterable(items_of(name, offline=offline) for name in given.find(failures))
         copies = None
         if once:

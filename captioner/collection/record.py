@@ -21,8 +21,8 @@ from captioner.collection.items import Item
 from captioner.data import rows
 from captioner.errors import BulkError
 
-#: size and time of the image of a row, and whether it failed
-State: TypeAlias = "tuple[int | None, str | None, bool]"
+#: size and time of the image of a row, whether it failed, and whether another model or language is wanted
+State: TypeAlias = "tuple[int | None, str | None, bool, bool]"
 
 
 @dataclass
@@ -32,7 +32,8 @@ class Counts:
     Attributes:
         before: captioned by earlier runs, and unchanged.
         new: in no row.
-        changed: other than when their row was written, or without the caption beside or inside them.
+        changed: other than when their row was written, or captioned by another model or without the language, or
+            without the caption beside or inside them.
         failed: without a caption by earlier runs, and tried again.
         captioned: captioned by this run.
         unreadable: without a caption by this run.
@@ -72,8 +73,19 @@ class Record:
         counts: what this run found and did.
     """
 
-    def __init__(self, path: Path, model: str, names: Sequence[str], *, overwrite: bool) -> None:
+    def __init__(
+        self,
+        path: Path,
+        model: str,
+        names: Sequence[str],
+        *,
+        language: str,
+        folder: Path | None,
+        cure: str,
+        overwrite: bool,
+    ) -> None:
         self._path, self._model, self._overwrite, self.counts = path, model, overwrite, Counts()
+        self._language, self._folder, self._cure = language, folder, cure
         self._columns = names if files.format_of(path) == "csv" else None
         self._append: Callable[[rows.Row], None] | None = None
         self._states: dict[str, State] = {}
@@ -100,15 +112,16 @@ class Record:
             lacks: whether an item needs one although its row is there.
         """
         for item in items:
-            if item.name in self._chosen:
+            name = self._name(item.name)
+            if name in self._chosen:
                 continue
-            self._chosen.add(item.name)
-            state = self._states.get(item.name)
+            self._chosen.add(name)
+            state = self._states.get(name)
             if state is None:
                 self.counts.new += 1
             elif state[2]:
                 self.counts.failed += 1
-            elif self._overwrite or state[:2] != item.stamp or lacks(item):
+            elif self._overwrite or state[:2] != item.stamp or state[3] or lacks(item):
                 self.counts.changed += 1
             else:
                 self.counts.before += 1
@@ -121,7 +134,7 @@ class Record:
         Raises:
             FileError: the disk is full or fails.
         """
-        image = row["image"]
+        image = self._name(row["image"])
         if image in self._states:
             self._stale = True
             if image == self._last:  # in a table, its old and new rows would seem to be one image's captions
@@ -138,7 +151,7 @@ class Record:
                 self._replaces = False
             if self._append is None:
                 self._append = rows.appender(self._file, self._columns, header=not self._file.tell())
-            self._append(row)
+            self._append(row | {"image": image})
             self._file.flush()
 
     def close(self) -> None:
@@ -155,6 +168,10 @@ class Record:
         if not self._path.stat().st_size:
             self._path.unlink()
 
+    def _name(self, image: str) -> str:
+        """Return the name of an image in its row."""
+        return image if self._folder is None else str(Path(image).relative_to(self._folder))
+
     def _opened(self) -> TextIO:
         self._append = None
         with files.writing(self._path):
@@ -168,14 +185,14 @@ class Record:
         """
         for row, _ in self._rows():
             image = row["image"]
-            if row["model"] != self._model:
+            if row["model"] != self._model and self._folder is None:
                 raise BulkError(
-                    f"{self._path}: was begun with another model ({row['model']!r}, not {self._model!r}); give another "
-                    "--output, or --overwrite"
+                    f"{self._path}: was begun with another model ({row['model']!r}, not {self._model!r}); {self._cure}"
                 )
+            other = row["model"] != self._model or self._language not in ("", row["language"].lower())
             self._stale |= image != self._last and image in self._states
             self._last = image
-            self._states[image] = row["bytes"], row["modified"], row["error"] is not None
+            self._states[image] = row["bytes"], row["modified"], row["error"] is not None, other
         if not self._end:
             raise self._foreign("it")
         with open(self._path, "rb+") as file:
@@ -202,8 +219,9 @@ class Record:
         for number, line in enumerate(lines, start=1):
             try:
                 row = json.loads(line)
-                row = {name: row[name] for name in ("image", "model", "error", *rows.STAMP)}
-            except (ValueError, TypeError, KeyError, RecursionError):
+                language = str((row.get("translation") or {}).get("language", ""))
+                row = {name: row[name] for name in ("image", "model", "error", *rows.STAMP)} | {"language": language}
+            except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
                 if not line.endswith("\n"):
                     return
                 raise self._foreign(f"line {number}") from None
@@ -230,7 +248,7 @@ class Record:
                 # The reader looks for the end of a quoted cell up to the end of the file.
                 if not text[-1].endswith("\n") and (read_all or len(cells) < len(names)):
                     return
-                row: dict[str, Any] = dict(zip(names, map(rows.unguarded, cells), strict=True))
+                row: dict[str, Any] = {"language": "", **dict(zip(names, map(rows.unguarded, cells), strict=True))}
                 size = int(row["bytes"]) if row["bytes"] else None
                 found = {"error": row["error"] or None, "bytes": size, "modified": row["modified"] or None}
                 yield row | found, "".join(text)
@@ -239,10 +257,7 @@ class Record:
             raise self._foreign(f"line {table.line_num}") from None
 
     def _foreign(self, where: str) -> BulkError:
-        return BulkError(
-            f"{self._path}: {where} is not what this command writes with these options; give another --output, or "
-            "--overwrite"
-        )
+        return BulkError(f"{self._path}: {where} is not what this command writes with these options; {self._cure}")
 
     def _remove_older(self, entirely: Iterable[str] = ()) -> None:
         """Remove all but the newest rows of each image, and all rows of some images."""
@@ -271,13 +286,26 @@ def _size(text: str) -> int:
 
 
 @contextmanager
-def open_record(path: Path, *, model: str, more: Sequence[str] = (), overwrite: bool = False) -> Iterator[Record]:
+def open_record(
+    path: Path,
+    *,
+    model: str,
+    more: Sequence[str] = (),
+    language: str | None = None,
+    folder: Path | None = None,
+    cure: str = "give another --output, or --overwrite",
+    overwrite: bool = False,
+) -> Iterator[Record]:
     """Open the output file of a collection, which is created if missing, and continued if an earlier run wrote it.
 
     Args:
         path: ending in .jsonl or .csv.
-        model: name of the captioner; all rows of a file have the same one.
+        model: name of the captioner; all rows of a file have the same one, except the record of a folder.
         more: further columns of a table; see :func:`captioner.data.rows.columns`.
+        language: into which captions are translated; images without it are captioned again.
+        folder: whose record the file is: names in it are relative to the folder, and images that another model has
+            captioned are captioned again.
+        cure: advice for a file that cannot be continued.
         overwrite: caption everything again, and replace a file of another kind.
 
     Raises:
@@ -286,7 +314,15 @@ def open_record(path: Path, *, model: str, more: Sequence[str] = (), overwrite: 
     """
     with files.only_writer(path, error=BulkError):
         try:
-            record = Record(path, model, rows.columns(more), overwrite=overwrite)
+            record = Record(
+                path,
+                model,
+                rows.columns(more),
+                language=(language or "").lower(),
+                folder=folder,
+                cure=cure,
+                overwrite=overwrite,
+            )
         except OSError as error:
             raise files.place_error(path, error) from error
         try:

@@ -98,6 +98,16 @@ def test_a_translation_comes_first(caption, photos: Path, translator: Path) -> N
     assert found == {"x-default": german, "de": german, "en": rows["caption"]}
 
 
+def test_a_file_that_cannot_be_continued_is_no_reason_to_overwrite_what_people_wrote(caption, photos: Path) -> None:
+    (photos / ".captioner.jsonl").write_text("notes\n")
+    result = caption(photos, "--sidecar", "txt")
+    assert result.code == 1 and result.err.endswith("; delete it, and all photos are captioned again\n")
+    (photos / "out.csv").write_text("notes\n")
+    result = caption(photos, "--sidecar", "txt", "-o", photos / "out.csv")
+    assert result.code == 1 and result.err.endswith("; give another --output\n")
+    assert not (photos / "red.txt").exists()
+
+
 def test_options_that_need_another_one(caption, photos: Path) -> None:
     for option, other in (
         (("--prefix", "a"), "--sidecar txt"),

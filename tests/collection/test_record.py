@@ -6,6 +6,7 @@ import csv
 import json
 import os
 from collections.abc import Iterable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -122,6 +123,43 @@ def test_other_options_are_refused(tmp_path: Path) -> None:
     ):
         pass
     assert found(path) == [("1", True)]
+
+
+@kinds
+def test_images_without_the_language_are_captioned_again(tmp_path: Path, kind: str) -> None:
+    path = tmp_path / f"out.{kind}"
+
+    def translated(language: str) -> str:
+        with open_record(path, model="tiny", more=("language", "translation"), language=language) as record:
+            for item in record.chosen(photos(tmp_path, "1", "2")):
+                row = rows.row(item.name, replace(TWO, others=[]), model="tiny", stamp=item.stamp)
+                record.write(row | {"translation": {"language": "de", "text": "Ein Hund."}})
+        return str(record.counts)
+
+    if kind == "jsonl":
+        run(path, photos(tmp_path, "1"))
+        assert translated("de") == "2 captioned (1 new, 1 changed)"
+    else:
+        assert translated("de") == "2 captioned"
+    assert [translated(each) for each in ("DE", "fr")] == ["2 captioned before", "2 captioned (2 changed)"]
+    if kind == "jsonl":
+        assert str(run(path, photos(tmp_path, "1", "2")).counts) == "2 captioned before"
+
+
+def test_the_record_of_a_folder_holds_wherever_it_is_named_from_and_for_one_model(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "album").mkdir()
+    names = photos(tmp_path / "album", "1", "2")
+    path = tmp_path / "album" / "record.jsonl"
+    assert str(run(path, names, folder=tmp_path / "album").counts) == "2 captioned"
+    assert [json.loads(line)["image"] for line in path.read_text().splitlines()] == ["1", "2"]
+    for place, folder in ((tmp_path, "album"), (tmp_path / "album", "."), (tmp_path / "album", "../album")):
+        monkeypatch.chdir(place)
+        items = [Item.of_file(str(Path(folder, name))) for name in ("1", "2")]
+        assert str(run(Path(folder, "record.jsonl"), items, folder=Path(folder)).counts) == "2 captioned before"
+    with open_record(path, model="huge", folder=tmp_path / "album") as record:
+        assert len(list(record.chosen(names))) == 2
 
 
 def test_everything_again(tmp_path: Path) -> None:

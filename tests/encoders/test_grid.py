@@ -192,7 +192,8 @@ def test_new_weights_have_the_shapes_of_the_installed_ones(number: int) -> None:
 
 def test_an_unknown_backbone_suggests_one() -> None:
     with pytest.raises(
-        EncoderError, match=r"'efficientnet_lite' does not exist\. Did you mean 'efficientnet_lite\d'\?.*resnet101.*--import FILE.py"
+        EncoderError,
+        match=r"'efficientnet_lite' does not exist\. Did you mean 'efficientnet_lite\d'\?.*resnet101.*--import FILE.py",
     ):
         GridEncoder(GridConfig(backbone="efficientnet_lite"))
 
