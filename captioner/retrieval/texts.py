@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import os
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -79,8 +79,8 @@ def read_record(path: Path, photos: Collection[bytes]) -> dict[bytes, str]:
     """
     found: dict[bytes, str] = {}
     try:
-        with open(path, encoding="utf-8", errors="surrogateescape", newline="") as file:
-            for row in _of_table(file) if files.format_of(path) == "csv" else map(json.loads, file):
+        with open(path, encoding="utf-8-sig", errors="surrogateescape", newline="") as file:
+            for row in _of_table(file) if files.format_of(path) == "csv" else _of_lines(file):
                 name, caption = _named(os.fsencode(row["image"]), photos), row["caption"]
                 if name is not None and caption:
                     texts = [caption, _translation(row)]
@@ -88,16 +88,29 @@ def read_record(path: Path, photos: Collection[bytes]) -> dict[bytes, str]:
     except OSError as error:
         raise FileError(f"{path}: cannot be read ({error.strerror}); give the file of captioner caption") from error
     except (ValueError, TypeError, KeyError, AttributeError, RecursionError, csv.Error) as error:
+        reason = f"a row has no {error}" if isinstance(error, KeyError) else first_line(error)
         raise FileError(
-            f"{path}: is not what captioner caption --output writes ({first_line(error)}); give such a .jsonl or .csv "
-            "file"
+            f"{path}: is not what captioner caption --output writes ({reason}); give such a .jsonl or .csv file"
         ) from None
     return found
 
 
-def _of_table(file: Any) -> Iterator[dict[str, Any]]:
+def _of_lines(file: Iterable[str]) -> Iterator[dict[str, Any]]:
+    for number, line in enumerate(file):
+        try:
+            yield json.loads(line)
+        except ValueError:
+            if not number or line.endswith("\n"):
+                raise
+            return  # a run was killed while it wrote this line, or is writing it
+
+
+def _of_table(file: Iterable[str]) -> Iterator[dict[str, Any]]:
+    last = None
     for row in csv.DictReader(file):
-        yield {key: unguarded(cell) for key, cell in row.items() if cell is not None}
+        if row["image"] != last:  # the further captions of an image follow its best one
+            yield {key: unguarded(cell) for key, cell in row.items() if cell is not None}
+        last = row["image"]
 
 
 def _translation(row: Mapping[str, Any]) -> str:

@@ -178,12 +178,20 @@ def test_rows_name_photos_from_any_folder(tmp_path: Path) -> None:
     path = tmp_path / "rows.jsonl"
     path.write_text("".join(json.dumps({"image": image, "caption": text}) + "\n" for image, text in rows))
     assert read_record(path, photos) == {b"a.jpg": "1", b"sub/a.jpg": "2", b"\xff.jpg": "4"}
+    path.write_text(path.read_text() + '{"image": "a.jpg", "capt')  # by a run that was killed, or has not ended
+    assert read_record(path, photos) == {b"a.jpg": "1", b"sub/a.jpg": "2", b"\xff.jpg": "4"}
     table = tmp_path / "rows.csv"
-    table.write_text("image,caption,language,translation\na.jpg,'=A dog.,de,Ein Hund.\n")
+    header, row = "image,caption,language,translation\n", "a.jpg,'=A dog.,de,Ein Hund.\n"
+    table.write_text(f"\ufeff{header}{row}a.jpg,The next best caption.,,\n", encoding="utf-8")
     assert read_record(table, photos) == {b"a.jpg": "=A dog.\nEin Hund."}
+    table.write_text("file,caption\na.jpg,A dog.\n")
+    with pytest.raises(FileError, match=r"rows\.csv: .*\(a row has no 'image'\); give"):
+        read_record(table, photos)
 
 
-@pytest.mark.parametrize("text", ["", "[1]\n", '{"image": 3}\n', "not json\n", '{"image": "a", "caption": 1}\n{}\n'])
+@pytest.mark.parametrize(
+    "text", ["", "[1]\n", '{"image": 3}\n', "not json\n", "no line end", '{"image": "a", "caption": 1}\n{}\n']
+)
 def test_another_file_is_no_record(tmp_path: Path, text: str) -> None:
     path = tmp_path / "rows.jsonl"
     path.write_text(text)
