@@ -6,6 +6,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from typing import TypeAlias
 
+from captioner.errors import ImageError
 from captioner.metadata.source import Source
 
 Piece: TypeAlias = "bytes | range"
@@ -21,7 +22,8 @@ class Container(ABC):
     Attributes:
         source: the file.
         packet: its XMP packet, if it has one.
-        extended: further XMP beside the packet, which is read and kept but not edited.
+        extended: further XMP packets, which are read and kept but not edited.
+        refusal: why the file is read but not written, if it is not.
         descriptions: descriptions of the image in older fields: EXIF's ImageDescription, IPTC's Caption-Abstract, and
             PNG's Description.
         pixels: where the compressed image lies: ranges of positions in the file, in order.
@@ -30,9 +32,17 @@ class Container(ABC):
     def __init__(self, source: Source) -> None:
         self.source = source
         self.packet: bytes | None = None
-        self.extended = b""
+        self.extended: list[bytes] = []
+        self.refusal: ImageError | None = None
         self.descriptions: list[str] = []
         self.pixels: Sequence[range] = ()
+
+    def take(self, packets: Sequence[bytes]) -> None:
+        """Set the packet to the first of several, of which only one should be there."""
+        self.packet = packets[0] if packets else None
+        self.extended += packets[1:]
+        if len(packets) > 1:
+            self.refusal = self.source.fault(f"it has {len(packets)} XMP packets, of which only one can be right")
 
     @abstractmethod
     def with_packet(self, packet: bytes) -> list[Piece]:

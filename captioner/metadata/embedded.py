@@ -13,8 +13,8 @@ from captioner import files
 from captioner.errors import FileError, ImageError, first_line
 from captioner.metadata.authors import Text, author_of, plan
 from captioner.metadata.container import MOST_XMP, Container, Piece
-from captioner.metadata.ifd import exif_descriptions
 from captioner.metadata.jpeg import Jpeg
+from captioner.metadata.others import Other
 from captioner.metadata.packet import ALT_TEXT, DEFAULT, DESCRIPTION, Packet, without_controls
 from captioner.metadata.png import Png
 from captioner.metadata.rdf import PacketError
@@ -93,6 +93,8 @@ def embed(
                 f"{path}: XMP can be put into JPEG, PNG, WebP and TIFF files, not into {_kind(source)}; "
                 "write an XMP sidecar"
             )
+        if container.refusal is not None:
+            raise container.refusal
         packet = _packet(container.packet, source)
         others = [*_texts_beside_packet(container, packet.marks, path.name), *(beside or [])]
         decision = plan(packet, wanted, others, overwrite=overwrite)
@@ -115,7 +117,7 @@ def embed(
 def embedded_texts(image: str | Path) -> list[Text]:
     """Return the captions inside an image file of any kind: its XMP, EXIF's and IPTC's descriptions, PNG's Description.
 
-    A file whose metadata cannot be read has none.
+    A file whose metadata cannot be read has none, and neither has XMP that cannot.
 
     Raises:
         ImageError: there is no such file.
@@ -123,10 +125,13 @@ def embedded_texts(image: str | Path) -> list[Text]:
     path = Path(image)
     with open_image(path) as file:
         try:
-            container = open_container(Source(file, path)) or _Other(Source(file, path), path)
-            packet = Packet(container.packet)
-        except (ImageError, PacketError):
+            container = open_container(Source(file, path)) or Other(Source(file, path), path)
+        except ImageError:
             return []
+        try:
+            packet = Packet(container.packet)
+        except PacketError:
+            packet = Packet(None)
         found = [(field, *item) for field in (DESCRIPTION, ALT_TEXT) for item in packet.items(field)]
         texts = [
             Text(field, language, text, path.name, author_of(text, packet.marks))
@@ -193,25 +198,6 @@ def open_container(source: Source) -> Container | None:
     return None
 
 
-class _Other(Container):
-    """The metadata of a HEIC or AVIF file, which other libraries read."""
-
-    def __init__(self, source: Source, path: Path) -> None:
-        super().__init__(source)
-        from PIL import Image
-
-        from captioner.data.heif import is_heif, open_heif
-
-        head = source.read(0, min(64, source.size))
-        with suppress(Exception), open(path, "rb") as file:  # a damaged file can make a library raise nearly anything
-            image = open_heif(file, str(path)) if is_heif(head) else Image.open(file, formats=["AVIF"])
-            self.packet = image.info.get("xmp")
-            self.descriptions = exif_descriptions(image.info.get("exif") or b"", str(path))
-
-    def with_packet(self, packet: bytes) -> list[Piece]:
-        raise NotImplementedError
-
-
 def _takes_xmp(tiff: Tiff, path: Path) -> bool:
     return path.suffix.lower() in _TIFF_EXTENSIONS and not tiff.is_dng
 
@@ -230,14 +216,16 @@ def _packet(data: bytes | None, source: Source) -> Packet:
         return Packet(data)
     except PacketError as error:
         cure = "repair it, for example with exiftool, or write an XMP sidecar"
-        raise source.fault(f"its XMP is damaged: {first_line(error)}", cure) from None
+        raise source.fault(f"its XMP cannot be read: {first_line(error)}", cure) from None
 
 
 def _extended_texts(container: Container, field: str) -> list[tuple[str, str]]:
     """Return the texts of a field in XMP beside the packet; damaged XMP has none that any program could read."""
-    with suppress(PacketError):
-        return [item for item in Packet(container.extended).items(field) if item[1].strip()]
-    return []
+    found = []
+    for packet in container.extended:
+        with suppress(PacketError):
+            found += [item for item in Packet(packet).items(field) if item[1].strip()]
+    return found
 
 
 def _texts_beside_packet(container: Container, marks: frozenset[str], place: str) -> list[Text]:

@@ -42,7 +42,7 @@ class Jpeg(Container):
     """A JPEG file.
 
     Raises:
-        ImageError: it is cut short, a segment is damaged, or it has several XMP packets.
+        ImageError: it is cut short, or a segment is damaged.
     """
 
     def __init__(self, source: Source) -> None:
@@ -52,13 +52,12 @@ class Jpeg(Container):
         if source.size < 4 or (source.read(source.size - 2, 2) != b"\xff\xd9" and source.find(b"\xff\xd9", scan) < 0):
             raise source.fault("the file is cut short, it has no end marker")
         if source.size > 12 and source.read(source.size - 12, 4) in (b"AXS!", b"AXS*"):
-            raise source.fault("it ends with AFCP data, which has positions in the file", "write an XMP sidecar")
+            self.refusal = source.fault(
+                "it ends with AFCP data, which has positions in the file", "write an XMP sidecar"
+            )
         packets = [each for each in self._segments if each.marker == 0xE1 and each.head.startswith(_XMP)]
-        if len(packets) > 1:
-            raise source.fault(f"it has {len(packets)} XMP packets, of which only one can be right")
         self._old = packets[0] if packets else None
-        if self._old is not None:
-            self.packet = self._data(self._old)[len(_XMP) :]
+        self.take([self._data(each)[len(_XMP) :] for each in packets])
         photoshop, extended = b"", list[tuple[bytes, int, bytes]]()
         for each in self._segments:
             if each.marker == 0xE1 and each.head.startswith(_EXIF):
@@ -69,7 +68,8 @@ class Jpeg(Container):
             elif each.marker == 0xED and each.head.startswith(_PHOTOSHOP):
                 photoshop += self._data(each)[len(_PHOTOSHOP) :]
         self.descriptions += photoshop_descriptions(photoshop)
-        self.extended = b"".join(data for _, _, data in sorted(extended))
+        if extended:
+            self.extended.append(b"".join(data for _, _, data in sorted(extended)))
 
     def _read_segments(self) -> tuple[list[_Segment], int]:
         """Return the segments before the first scan, and the scan's position."""

@@ -28,7 +28,7 @@ class Png(Container):
     """A PNG file, or an animated one (APNG).
 
     Raises:
-        ImageError: it is cut short, a chunk is damaged, or it has several XMP packets.
+        ImageError: it is cut short, or a chunk is damaged.
     """
 
     def __init__(self, source: Source) -> None:
@@ -50,11 +50,8 @@ class Png(Container):
                     self.descriptions.append(as_text(value))
                 elif keyword.startswith(_PROFILE):
                     self._read_profile(keyword.removeprefix(_PROFILE), value)
-        if len(packets) > 1:
-            raise source.fault(f"it has {len(packets)} XMP packets, of which only one can be right")
-        self._old = None
-        if packets:
-            self._old, self.packet = packets[0]
+        self._old = packets[0][0] if packets else None
+        self.take([packet for _, packet in packets])
 
     def _read_chunks(self) -> list[_Chunk]:
         source, chunks, position = self.source, list[_Chunk](), 8
@@ -115,7 +112,7 @@ class Png(Container):
         elif kind == b"iptc":
             self.descriptions += photoshop_descriptions(data) or iim_descriptions(data)
         elif kind == b"xmp":
-            self.extended += data
+            self.extended.append(data)
 
     def with_packet(self, packet: bytes) -> list[Piece]:
         data = b"iTXt" + _KEYWORD + b"\0\0\0\0\0" + packet

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import codecs
 import re
 from collections.abc import Collection
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 from xml.parsers import expat
@@ -93,6 +95,8 @@ class _Parser:
         parser.EndElementHandler = self._end
         parser.CharacterDataHandler = self._text
         self._parser = parser
+        if data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)) or b"\0" in data[:2]:
+            raise PacketError("it is encoded as UTF-16 or UTF-32, not UTF-8")
         try:
             parser.Parse(data, True)
         except expat.ExpatError as error:
@@ -102,8 +106,10 @@ class _Parser:
         self.rdf = self._root
 
     def _declaration(self, version: str, encoding: str | None, standalone: int) -> None:
-        if (encoding or "utf-8").lower() != "utf-8":
-            raise PacketError(f"it is encoded as {encoding}, not UTF-8")
+        with suppress(LookupError):
+            if codecs.lookup(encoding or "utf-8").name in ("utf-8", "ascii"):
+                return
+        raise PacketError(f"it is encoded as {encoding}, not UTF-8")
 
     def _document_type(self, *declaration: object) -> None:
         raise PacketError("it has a document type, which XMP does not have")

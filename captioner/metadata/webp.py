@@ -28,7 +28,7 @@ class WebP(Container):
     """A WebP file: simple lossy or lossless, extended, or animated.
 
     Raises:
-        ImageError: it is cut short or damaged, or has several XMP packets.
+        ImageError: it is cut short or damaged.
     """
 
     def __init__(self, source: Source) -> None:
@@ -39,11 +39,8 @@ class WebP(Container):
         if first not in (b"VP8X", b"VP8 ", b"VP8L") or not self.pixels:
             raise source.fault("it has no WebP image")
         packets = [each for each in self._chunks if each.name in _XMP_NAMES]
-        if len(packets) > 1:
-            raise source.fault(f"it has {len(packets)} XMP packets, of which only one can be right")
         self._old = packets[0] if packets else None
-        if self._old is not None:
-            self.packet = source.read(self._old.start + 8, self._old.size)
+        self.take([source.read(each.start + 8, each.size) for each in packets])
         for each in self._chunks:
             if each.name == b"EXIF":
                 self.descriptions += exif_descriptions(source.read(each.start + 8, each.size), str(source.name))

@@ -59,7 +59,7 @@ class XmpSidecars:
             seen: the image's status when it was captioned, to refuse one that has changed since.
 
         Raises:
-            FileError: it is also that of another image, is damaged, cannot be written, is read-only, a link or has hard
+            FileError: it is also that of another image, is not XMP, cannot be written, is read-only, a link or has hard
                 links, or another program has changed it or the image meanwhile.
             ImageError: there is no such image.
         """
@@ -115,7 +115,7 @@ def texts_of(image: str | Path) -> list[Text]:
 
     Raises:
         ImageError: there is no such image.
-        FileError: a sidecar is damaged.
+        FileError: a sidecar cannot be read.
     """
     return attributed([*embedded_texts(image), *sidecar_texts(image)])
 
@@ -128,7 +128,7 @@ def sidecar_texts(image: str | Path, *, without: Path | None = None) -> list[Tex
         without: a sidecar to leave out.
 
     Raises:
-        FileError: a sidecar is damaged.
+        FileError: a sidecar cannot be read.
     """
     found = []
     for path in (_sidecar(Path(image), name) for name in SIDECAR_NAMES):
@@ -163,4 +163,4 @@ def _packet(path: Path, data: bytes | None) -> Packet:
             raise PacketError(f"it has more than {MOST_XMP:,} bytes")
         return Packet(data)
     except PacketError as error:
-        raise FileError(f"{path}: is a damaged XMP sidecar: {first_line(error)}; repair or remove it") from None
+        raise FileError(f"{path}: cannot be read as XMP: {first_line(error)}; repair it, or move it away") from None

@@ -78,9 +78,9 @@ def test_what_a_person_wrote_is_kept(caption, photos: Path) -> None:
 def test_a_sidecar_that_cannot_be_written_is_an_error_of_its_photo(caption, photos: Path, tmp_path: Path) -> None:
     (photos / "blue.jpg.xmp").write_text("<not xmp")
     result = caption(photos, "--sidecar", "xmp", "-o", tmp_path / "rows.jsonl")
-    assert result.code == 1 and "blue.jpg.xmp: is a damaged XMP sidecar" in result.err
+    assert result.code == 1 and "blue.jpg.xmp: cannot be read as XMP" in result.err
     rows = {Path(row["image"]).name: row for row in map(json.loads, (tmp_path / "rows.jsonl").read_text().splitlines())}
-    assert "damaged XMP sidecar" in rows["blue.jpg"]["error"] and rows["blue.jpg"]["caption"]
+    assert "cannot be read as XMP" in rows["blue.jpg"]["error"] and rows["blue.jpg"]["caption"]
     assert (photos / "red.jpg.xmp").exists() and not rows["red.jpg"]["error"]
     assert (photos / "blue.jpg.xmp").read_text() == "<not xmp" and not (photos / ".captioner.jsonl").exists()
     with zipfile.ZipFile(tmp_path / "a.zip", "w") as archive:

@@ -315,6 +315,26 @@ def test_descriptions_in_heic_and_avif_are_read(name: str, tmp_path: Path) -> No
     ]
 
 
+@needs_exiftool
+@pytest.mark.parametrize("kind", ["gif", "jp2", "jxl"])
+def test_descriptions_that_exiftool_writes_into_other_formats_are_read(kind: str, tmp_path: Path) -> None:
+    if kind == "jxl":
+        pytest.importorskip("pillow_jxl")
+    path = tmp_path / f"a.{kind}"
+    picture().save(path)
+    assert embedded_texts(path) == []
+    exiftool("-m", "-overwrite_original", f"-XMP-dc:Description={PERSON}", path)
+    assert [(each.field, each.text) for each in embedded_texts(path)] == [(DESCRIPTION, PERSON)]
+    data = path.read_bytes()
+    for end in range(0, len(data), len(data) // 100):
+        path.write_bytes(data[:end])
+        assert {each.text for each in embedded_texts(path)} <= {PERSON}
+    if kind == "jxl":
+        path.write_bytes(data)
+        exiftool("-m", "-overwrite_original", "-XMP:all=", "-EXIF:ImageDescription=Grandma", path)
+        assert [each.text for each in embedded_texts(path)] == ["Grandma"]
+
+
 def test_extended_xmp_of_a_jpeg_is_kept_and_read(tmp_path: Path) -> None:
     extension = (
         '<x:xmpmeta xmlns:x="adobe:ns:meta/"><rdf:RDF xmlns:rdf="http://www.w3.org/1999/02/22-rdf-syntax-ns#">'
@@ -348,8 +368,21 @@ def test_a_packet_that_would_be_too_long_for_a_jpeg_is_refused(tmp_path: Path) -
 
 def test_a_jpeg_with_positions_that_would_be_wrong_is_refused(tmp_path: Path) -> None:
     path = sample("baseline.jpg", tmp_path)
+    exif = Image.Exif()
+    exif[270] = "Grandma"
+    Image.open(path).save(path, exif=exif)
     path.write_bytes(path.read_bytes() + b"AXS!\1\0\0\0\0\0\0\0")
     refused(path, "AFCP", error=ImageError)
+    assert [each.text for each in embedded_texts(path)] == ["Grandma"], "a sidecar must not hide it"
+
+
+def test_what_a_person_wrote_in_exif_counts_beside_xmp_that_cannot_be_read(tmp_path: Path) -> None:
+    path = sample("baseline.jpg", tmp_path)
+    exif = Image.Exif()
+    exif[270] = "Grandma"
+    Image.open(path).save(path, exif=exif, xmp="<x>not RDF</x>".encode("utf-16"))
+    refused(path, "its XMP cannot be read: it is encoded as UTF-16", error=ImageError)
+    assert [(each.text, each.author) for each in embedded_texts(path)] == [("Grandma", "person")]
 
 
 @pytest.mark.parametrize("name", SAMPLES)

@@ -90,6 +90,7 @@ def test_two_packets_are_refused(tmp_path: Path) -> None:
     path.write_bytes(data[:end] + data[start:])
     with pytest.raises(ImageError, match="2 XMP packets"):
         embed(path, "a cat")
+    assert [each.text for each in embedded_texts(path)] == ["a dog"] * 4, "both are read"
 
 
 def test_iptc_is_read_across_segments_and_in_its_long_form(tmp_path: Path) -> None:

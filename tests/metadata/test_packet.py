@@ -158,7 +158,8 @@ BOMB = b"""<?xml version="1.0"?><!DOCTYPE a [<!ENTITY a "aaaaaaaaaa"><!ENTITY b 
         (b'<!DOCTYPE a SYSTEM "file:///etc/passwd">' + bare(""), "document type"),
         (bare("<dc:description>&xxe;</dc:description>"), "not XML"),
         (bare("<dc:description>X</dc:description>").replace(b"X", b"\xff"), "UTF-8"),
-        (bare("x").decode().encode("utf-16"), "UTF-8"),
+        (bare("x").decode().encode("utf-16"), "it is encoded as UTF-16 or UTF-32, not UTF-8"),
+        (bare("x").decode().encode("utf-16-be"), "it is encoded as UTF-16 or UTF-32, not UTF-8"),
         (b'<?xml version="1.0" encoding="ISO-8859-1"?>' + bare(""), "encoded as ISO-8859-1"),
         (bare("<a>" * 200 + "</a>" * 200), "too deeply"),
         (bare("<dc:description/>" * 70_000), "too many"),
@@ -168,6 +169,12 @@ BOMB = b"""<?xml version="1.0"?><!DOCTYPE a [<!ENTITY a "aaaaaaaaaa"><!ENTITY b 
 def test_other_data_is_refused(data: bytes, reason: str) -> None:
     with pytest.raises(PacketError, match=reason):
         Packet(data)
+
+
+@pytest.mark.parametrize("encoding", ["UTF-8", "utf8", "US-ASCII"])
+def test_other_names_of_utf_8_and_of_its_part_are_read(encoding: str) -> None:
+    data = f'<?xml version="1.0" encoding="{encoding}"?>\n'.encode() + bare("<dc:description>X</dc:description>")
+    assert Packet(data).items(DESCRIPTION) == [(DEFAULT, "X")]
 
 
 LINES = st.text().map(lambda text: f"a{text}")

@@ -128,7 +128,7 @@ def test_a_damaged_sidecar_is_named_and_left_alone(content: bytes, image: Path) 
     path = image.with_name("photo.jpg.xmp")
     path.write_bytes(content)
     for overwrite in (False, True):
-        with pytest.raises(FileError, match=r"photo\.jpg\.xmp: is a damaged XMP sidecar: .*; repair or remove it"):
+        with pytest.raises(FileError, match=r"photo\.jpg\.xmp: cannot be read as XMP: .*; repair it, or move it away"):
             XmpSidecars(overwrite=overwrite).write(image, "a dog")
     assert path.read_bytes() == content
 
