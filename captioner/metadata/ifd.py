@@ -128,11 +128,11 @@ class Directories:
 
 
 def as_text(data: bytes) -> str:
-    """Return text of EXIF or IPTC, which is UTF-8 in practice and Latin-1 in old files, without its padding."""
+    """Return text of EXIF or IPTC, which is UTF-8 in practice and Windows-1252 in old files, without its padding."""
     try:
         text = data.decode("utf-8")
     except UnicodeDecodeError:
-        text = data.decode("latin-1")
+        text = data.decode("cp1252", "replace")
     return text.strip("\0 \t\r\n")
 
 
