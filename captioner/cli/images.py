@@ -13,6 +13,7 @@ import typer
 
 from captioner.cli import console, streams
 from captioner.cli.options import data_option
+from captioner.collection.part import archive_kind
 from captioner.errors import CaptionerError, ImageError
 
 # Files that photo software and this program keep beside photos.
@@ -36,8 +37,8 @@ class Images:
 
     @property
     def single(self) -> bool:
-        """Whether a single file is given."""
-        return len(self.paths) == 1 and os.path.isfile(self.paths[0])
+        """Whether a single file is given, and not an archive."""
+        return len(self.paths) == 1 and os.path.isfile(self.paths[0]) and archive_kind(self.paths[0]) is None
 
     def find(self, failures: console.Failures) -> Iterator[str | bytes]:
         """Yield the names of the image files lazily, as they were given, and the bytes of an image on stdin.

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from datetime import datetime, timezone
 
 from captioner.collection.limits import MOST_BYTES, BadPart, too_large
-from captioner.collection.part import ARCHIVES, Part
+from captioner.collection.part import Part, archive_kind
 from captioner.collection.storage import opened, size_of
 from captioner.collection.tables import NoImages, column_of, images_in_group, open_table
 from captioner.errors import BulkError, ImageError, first_line
@@ -73,7 +73,7 @@ def items_of(name: str | bytes, *, offline: bool = False) -> Iterator[Item]:
     if remote and offline:
         yield Item(name, None, "is an address, which is not read offline; download it, or leave out --offline")
         return
-    kind = next((kind for kind, endings in ARCHIVES.items() if name.lower().endswith(endings)), None)
+    kind = archive_kind(name)
     if kind is not None and (remote or os.path.isfile(name)):
         try:
             yield from images(Part(kind, name))

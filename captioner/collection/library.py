@@ -54,7 +54,10 @@ class Library:
             CaptionerError: it cannot be written; see :mod:`captioner.metadata`.
         """
         if not isinstance(item.data, str):
-            raise FileError(f"{item.name}: is not a file of its own, so no caption can be put beside it or into it")
+            raise FileError(
+                f"{item.name}: is not a file of its own, so no caption can be put beside it or into it; unpack it, or "
+                "leave out --sidecar and --embed"
+            )
         translation: dict[str, Any] = row.get("translation") or {}
         captions = {translation["language"]: translation["text"]} if translation else {}
         captions[LANGUAGE] = row["caption"]

@@ -13,6 +13,11 @@ UNREAD = (".tar.zst", ".tzst", ".tar.lz4", ".tar.lz", ".tar.z", ".7z", ".rar")  
 ARCHIVES: dict[Literal["tar", "zip", "parquet"], tuple[str, ...]] = {"tar": TAR, "zip": ZIP, "parquet": PARQUET}
 
 
+def archive_kind(name: str) -> Literal["tar", "zip", "parquet"] | None:
+    """Return the kind of an archive by its name; ``None`` if it is another file."""
+    return next((kind for kind, endings in ARCHIVES.items() if name.lower().endswith(endings)), None)
+
+
 def is_tar(name: str) -> bool:
     """Return whether a file is a tar file, by its name."""
     return name.lower().endswith(TAR)

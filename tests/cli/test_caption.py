@@ -314,6 +314,8 @@ def test_images_in_archives(caption, images: Path, tmp_path: Path) -> None:
     ]
     assert [row["error"] is None for row in found] == [True, False, True]
     assert found[0]["caption"] == json.loads(caption(images / "red.jpg", "--json").out)["caption"]
+    (line,) = caption(tmp_path / "two.zip", "--offline").lines[:1]
+    assert line == f"{tmp_path}/two.zip:red.jpg: {json.loads(result.lines[0])['caption']}"
     (tmp_path / "bad.zip").write_bytes((tmp_path / "two.zip").read_bytes()[:-40])
     assert "bad.zip: is not a ZIP file, or damaged" in caption(tmp_path / "bad.zip").err
 
