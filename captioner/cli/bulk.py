@@ -122,7 +122,7 @@ def run(
         done.append(f"{plan.new:,} new")
     if plan.begun and (archives := len({part.address for part in plan.parts[plan.begun :] if part.kind != "pictures"})):
         done.append(f"{archives:,} new tar or Parquet files")
-    done.append(f"{report.images:,} images captioned" if report.parts else "everything was captioned already")
+    done.append(f"{report.images:,} images captioned" if report.parts else "none was left")
     typer.echo(f"{output}: {'; '.join(done)}")
     failures.exit()
 

@@ -170,8 +170,9 @@ class _PlanFile:
             raise BulkError(f"{path}: damaged ({first_line(error)}), or of an older version; {_DAMAGED}") from None
         for key, value in settings.items():
             if found.get(key) != value:
+                what = f"another {key}" + " or other options" * (key == "model")
                 raise BulkError(
-                    f"{folder}: was begun with another {key} ({found.get(key)!r}, not {value!r}); give another --output"
+                    f"{folder}: was begun with {what} ({found.get(key)!r}, not {value!r}); give another --output"
                 )
         return cls(settings, parts, described)
 

@@ -32,7 +32,7 @@ def test_a_second_run_captions_new_images_and_reports_missing_ones(bulk, images:
     (images / "broken.jpg").unlink()
     first = bulk(images, "-o", output)
     assert (first.code, first.after, first.out) == (0, "", f"{output}: 1 parts; 4 images captioned\n")
-    assert bulk(images, "-o", output).out == f"{output}: 1 parts; everything was captioned already\n"
+    assert bulk(images, "-o", output).out == f"{output}: 1 parts; none was left\n"
     for name in ("0.png", "more/1.png", "z.png"):
         (images / name).write_bytes(png(1))
     (images / "blue.jpg").unlink()
@@ -43,7 +43,7 @@ def test_a_second_run_captions_new_images_and_reports_missing_ones(bulk, images:
     assert names == [str(images / name) for name in ("blue.jpg", "green.png", "more/deep.jpg", "red.jpg", "0.png")] + [
         str(images / name) for name in ("more/1.png", "z.png")
     ]
-    assert bulk(images, "-o", output).out == f"{output}: 2 parts; everything was captioned already\n"
+    assert bulk(images, "-o", output).out == f"{output}: 2 parts; none was left\n"
 
 
 def test_a_bad_file_does_not_stop_the_others(bulk, images: Path, tmp_path: Path) -> None:
