@@ -69,7 +69,8 @@ class Images:
             kinds = ", ".join(f"{number:,} {kind}" for kind, number in others.most_common(5))
             more = f" and {len(others) - 5} other kinds" if len(others) > 5 else ""
             count = others.total()
-            console.note(f"left out {console.count(count, 'file')} that are not images: {kinds}{more}")
+            what = "1 file that is not an image" if count == 1 else f"{count:,} files that are not images"
+            console.note(f"left out {what}: {kinds}{more}")
         if not RAW_EXTENSIONS.isdisjoint(others):
             console.note(f"raw photos are read if rawpy is installed: {install('rawpy')}")
 
