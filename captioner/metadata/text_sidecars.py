@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import stat
 from contextlib import suppress
 from functools import lru_cache
@@ -11,6 +12,7 @@ from pathlib import Path
 
 from captioner import files
 from captioner.data.find import IMAGE_EXTENSIONS
+from captioner.data.raw import RAW_EXTENSIONS
 from captioner.errors import ConfigError, FileError
 from captioner.metadata.authors import Text, mark
 from captioner.metadata.embedded import Outcome
@@ -23,6 +25,7 @@ RECORD = ".captioner-sidecars.jsonl"
 TEXT = "text"
 """The field of :class:`~captioner.metadata.embedded.Outcome` that a text sidecar has."""
 
+_TAKEN = IMAGE_EXTENSIONS | RAW_EXTENSIONS | {".xmp", ".aae"}  # photo software reads other things there
 _MOST_TEXT = 1 << 20  # a longer text file is not a caption of this program
 
 
@@ -42,7 +45,7 @@ class TextSidecars:
 
     def __init__(self, *, extension: str = ".txt", prefix: str = "", suffix: str = "", overwrite: bool = False) -> None:
         self._extension = "." + extension.removeprefix(".")
-        if self._extension.lower() in IMAGE_EXTENSIONS or not self._extension.strip("."):
+        if not re.fullmatch(r"(\.[\w-]+)+", self._extension) or self._extension.lower() in _TAKEN:
             raise ConfigError(f"{extension!r} is not the extension of a text file; give one such as .txt or .caption")
         self._prefix, self._suffix, self._overwrite = prefix, suffix, overwrite
         self._folders = Folders()

@@ -75,7 +75,7 @@ def test_two_images_do_not_share_a_sidecar(image: Path) -> None:
 
 
 def test_an_image_is_never_taken_for_its_sidecar(image: Path) -> None:
-    for extension in (".png", "", "."):
+    for extension in (".png", ".CR2", "xmp", "", ".", "..txt", "a/b", ".t\nx", ".t x"):
         with pytest.raises(ConfigError, match="not the extension of a text file"):
             TextSidecars(extension=extension)
     odd = image.rename(image.with_suffix(".txt"))
