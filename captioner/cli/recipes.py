@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from captioner.cli import complete, console, options, streams
-from captioner.data.rows import json_text
+from captioner.files import json_text
 
 if TYPE_CHECKING:
     from captioner.training.recipe import RunConfig

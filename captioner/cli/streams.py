@@ -14,8 +14,8 @@ from typing import Any, BinaryIO, TextIO, cast
 
 from captioner.cli import console
 from captioner.cli.console import printable
-from captioner.data.rows import json_text
 from captioner.errors import CaptionerError
+from captioner.files import json_text
 
 _ENDS = re.compile("[\t-\r\x1c-\x1e\x85\u2028\u2029]")  # those of str.splitlines(), and tabs
 _AMBIGUOUS = re.compile(f'^"|: |{_ENDS.pattern}')

@@ -27,7 +27,7 @@ from captioner.collection.storage import opened, remote_names, sort_key
 from captioner.collection.tables import NoImages, column_of, open_table
 from captioner.data.find import IMAGE_EXTENSIONS, find_images
 from captioner.data.mark import is_drawn_image
-from captioner.data.rows import json_text, require_parquet
+from captioner.data.rows import require_parquet
 from captioner.errors import BulkError, FileError, first_line
 
 PLAN = "plan.json"
@@ -179,7 +179,7 @@ class _PlanFile:
     def write(self, folder: Path) -> None:
         """Write the file atomically."""
         values = {**self.settings, "described": self.described, "parts": [asdict(part) for part in self.parts]}
-        files.write_text(folder / PLAN, json_text(values) + "\n")
+        files.write_text(folder / PLAN, files.json_text(values) + "\n")
 
 
 def _scan(saved: _PlanFile, folder: Path, *, column: str | None, size: int) -> Plan:

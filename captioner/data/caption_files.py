@@ -16,8 +16,8 @@ from typing import Any, NamedTuple, TextIO
 from captioner.data.dataset import FOLDER_SPLITS, UNDIVIDED, CaptionedImage
 from captioner.data.find import IMAGE_EXTENSIONS
 from captioner.data.packed import is_packed
-from captioner.data.rows import json_text
 from captioner.errors import ImageError
+from captioner.files import json_text
 from captioner.text.vocabulary import tokenize
 
 _LINE_BREAK = re.compile(r"\s*[\r\n\v\f\x1c-\x1e\x85\u2028\u2029]\s*")

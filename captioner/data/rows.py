@@ -7,7 +7,6 @@ from which Python's JSON reader restores the name; CSV keeps the bytes.
 from __future__ import annotations
 
 import csv
-import json
 import re
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -29,7 +28,6 @@ STAMP = ("bytes", "modified")
 FIELDS = ("image", "caption", "log_probability", "model", "error", *STAMP)
 """Fields of every row, in this order; the caption of an unreadable image is null, and so is the error of others."""
 
-_ESCAPED = re.compile("[\x85\u2028\u2029\ud800-\udfff]")
 _GROUP = 1000  # rows of a row group in Parquet
 # A spreadsheet runs a cell that begins like this. Cells with quotes in front are guarded too, to be reversible.
 _FORMULA = re.compile(r"'*[=+\-@\t\r]")
@@ -63,12 +61,6 @@ def row(
 def columns(more: Sequence[str] = ()) -> tuple[str, ...]:
     """Return the columns of a table: those of every row, with more after the caption."""
     return (*FIELDS[:2], *more, *FIELDS[2:])
-
-
-def json_text(value: Any, *, indent: int | None = None) -> str:
-    """Return a value as JSON, escaped only if it contains bytes that are not UTF-8, or line ends of Unicode."""
-    text = json.dumps(value, ensure_ascii=False, indent=indent)
-    return text if text.isascii() or not _ESCAPED.search(text) else json.dumps(value, indent=indent)
 
 
 @contextmanager
@@ -107,7 +99,7 @@ def appender(file: TextIO, names: Sequence[str] | None, *, header: bool = True) 
         header: write the header of a table first.
     """
     if names is None:
-        return lambda row: print(json_text(row), file=file)
+        return lambda row: print(files.json_text(row), file=file)
     write_row = csv_rows(file, names, header=header)
 
     def write_all(row: Row) -> None:

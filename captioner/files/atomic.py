@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import stat
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -12,6 +13,8 @@ from typing import Any
 
 from captioner.files.disk import check_folder, check_kind
 from captioner.files.hidden import put_aside, remove_leftovers, workplace
+
+_ESCAPED = re.compile("[\x85\u2028\u2029\ud800-\udfff]")
 
 
 @contextmanager
@@ -87,14 +90,20 @@ def check_place(path: str | Path) -> None:
 
 
 def write_text(path: str | Path, text: str) -> None:
-    """Write ``text`` as UTF-8, completely or not at all."""
+    r"""Write ``text`` as UTF-8, completely or not at all; a byte of a name that is not UTF-8 becomes ``\udce9``."""
     with atomic_path(path) as temporary:
-        temporary.write_text(text, encoding="utf-8")
+        temporary.write_text(text, encoding="utf-8", errors="backslashreplace")
 
 
 def write_json(path: str | Path, value: Any, *, indent: int | None = 2) -> None:
-    """Write ``value`` as JSON, completely or not at all."""
-    write_text(path, json.dumps(value, indent=indent, ensure_ascii=False) + "\n")
+    """Write ``value`` as JSON, completely or not at all; see :func:`json_text`."""
+    write_text(path, json_text(value, indent=indent) + "\n")
+
+
+def json_text(value: Any, *, indent: int | None = None) -> str:
+    """Return a value as JSON, escaped only if it contains bytes that are not UTF-8, or line ends of Unicode."""
+    text = json.dumps(value, ensure_ascii=False, indent=indent)
+    return text if text.isascii() or not _ESCAPED.search(text) else json.dumps(value, indent=indent)
 
 
 def _sync_folder(folder: Path) -> None:

@@ -136,7 +136,7 @@ def _splits(data: CaptionData, settings: DataConfig, warn: Callable[[str], objec
     if len(train.images) < 2:
         raise AnnotationError(f"{data.name}: one image cannot both be trained on and select the best epoch; add images")
     # Sorted by the hash of their names: an added image moves no other to another split.
-    mixed = sorted(train.images, key=lambda image: hashlib.sha256(image.image_id.encode()).digest())
+    mixed = sorted(train.images, key=lambda image: hashlib.sha256(os.fsencode(image.image_id)).digest())
     few = max(1, round(settings.dev_share * len(mixed)))
     warn(
         f"{data.name}: has no split {settings.dev!r}, so {few} of its {len(mixed)} images select the best epoch"
@@ -239,10 +239,10 @@ def check_coverage(
                 "flickr8k_show_attend_tell with data.path set, will do better"
             )
     if coverage.cut > 0.05:
+        search = "model.search.max_words" if config.start is None else "in captioner caption --max-words"
         warn(
             f"{train.name}: {coverage.cut:.0%} of the captions have more than {settings.max_words} words and are cut "
-            "there; to learn them whole, raise data.max_words, and with it model.search.max_words and "
-            "evaluation.search.max_words"
+            f"there; to learn them whole, raise data.max_words, and with it evaluation.search.max_words and {search}"
         )
     if len(set(captions)) == 1 < len(captions):
         warn(f"{train.name}: all captions are {captions[0]!r}, so the model will write that for every image")
