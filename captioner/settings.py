@@ -6,12 +6,14 @@ A part chosen by name, such as a decoder, is a mapping of its ``name`` and setti
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
+from functools import cache
 from pathlib import Path
 from reprlib import Repr
-from typing import Any, TypeVar
+from typing import Any, TypeVar, get_args
 
 from pydantic import BaseModel, ConfigDict, ValidationError, ValidationInfo, field_validator
 
@@ -21,6 +23,8 @@ from captioner.registry import suggestion
 
 M = TypeVar("M", bound=BaseModel)
 _MOST_TEXT, _MOST_VALUES, _DEEPEST = 1 << 17, 10_000, 50  # bytes, values and levels of a recipe
+_UNDECODED = re.compile("[\ud800-\udfff]")  # a byte that is not UTF-8
+DEFAULT_OBJECTIVE = "cross_entropy"  # the only part whose name may be left out
 
 
 class Settings(BaseModel):
@@ -30,12 +34,23 @@ class Settings(BaseModel):
 
     @field_validator("*", mode="before")
     @classmethod
-    def _no_switch(cls, value: Any, info: ValidationInfo) -> Any:
-        """Refuse ``on`` and ``off`` as numbers, which YAML and pydantic would read as 1 and 0."""
-        kind = cls.model_fields[info.field_name or ""].annotation
-        if isinstance(value, bool) and kind in (int, float):
-            raise ValueError("give a number, not on or off")
+    def _plain(cls, value: Any, info: ValidationInfo) -> Any:
+        """Refuse ``on`` and ``off`` as numbers, which YAML and pydantic read as 1 and 0, and bytes not in UTF-8."""
+        annotation: Any = cls.model_fields[info.field_name or ""].annotation
+        kinds = _kinds(annotation)
+        for each in value if isinstance(value, list | tuple) else [value]:
+            if isinstance(each, bool) and bool not in kinds and kinds & {int, float}:
+                raise ValueError("give a number, not on or off")
+            if isinstance(each, str | Path) and _UNDECODED.search(str(each)):
+                raise ValueError("is not in UTF-8, so it cannot be saved with the run; rename the file or folder")
         return value
+
+
+@cache
+def _kinds(annotation: Any) -> frozenset[Any]:
+    """Return the types of the values in an annotation such as ``int | None``."""
+    inner = get_args(annotation)
+    return frozenset().union(*map(_kinds, inner)) if inner else frozenset([annotation])
 
 
 def read_yaml(path: str | Path) -> dict[str, Any]:
@@ -54,11 +69,13 @@ def read_yaml(path: str | Path) -> dict[str, Any]:
 def override(settings: dict[str, Any], changes: Iterable[str]) -> dict[str, Any]:
     """Apply ``a.b=value`` changes to a copy of nested settings; values are read as YAML.
 
+    Another ``name`` of a part, such as a decoder, replaces the settings of the part; changes of names come first.
+
     Raises:
         ConfigError: a change does not have that form.
     """
     result = _copy(settings)
-    for change in changes:
+    for change in sorted(changes, key=lambda change: not change.partition("=")[0].endswith(".name")):
         key, equals, text = change.partition("=")
         if not equals or not key:
             raise ConfigError(
@@ -76,11 +93,20 @@ def override(settings: dict[str, Any], changes: Iterable[str]) -> dict[str, Any]
             raise ConfigError(f"--set {_short(change)}: there are no settings that deep")
         group = result
         for part in path:
-            group = group.setdefault(part, {})
+            if group.get(part) is None:  # a part that the recipe leaves out
+                group[part] = {}
+            group = group[part]
             if not isinstance(group, dict):
                 raise ConfigError(f"--set {change!r}: {part!r} is a value, not a group of settings")
+        if last == "name" and names_another(group, value):
+            group.clear()
         group[last] = value
     return result
+
+
+def names_another(part: Mapping[str, Any], name: Any) -> bool:
+    """Return whether a name is not that of a part's settings."""
+    return bool(part) and part.get("name", DEFAULT_OBJECTIVE) != name
 
 
 def _parse(text: str, where: str) -> Any:
@@ -166,11 +192,16 @@ def _explain(kind: type[BaseModel], entry: Any) -> str:
         return str(entry["msg"]).removeprefix("Value error, ")
     message = str(entry["msg"]).removeprefix("Value error, ")
     if entry["type"] in ("string_type", "path_type") and isinstance(entry["input"], int | float):
-        message = f"is text; write it in quotes within quotes, such as --set {name}='\"2014\"'"
+        message = f"is text; write it in quotes within quotes, such as --set {name}='\"{_short(entry['input'])}\"'"
     elif entry["type"] in ("string_type", "path_type") and entry["input"] is None:
         return f"{name}: is empty; give a value"
     elif entry["type"] in ("list_type", "tuple_type") and isinstance(entry["input"], str | int | float):
         message = f"is a list; write it in brackets, such as --set {name}='[{str(entry['input'])[:120]}]'"
+    elif entry["type"] == "path_type":
+        message = "is the path of a file or folder"
+    elif entry["type"] in ("model_type", "dict_type"):
+        example = f"name={entry['input'][:120]}" if isinstance(entry["input"], str) else "KEY=VALUE"
+        message = f"is a group of settings; change them one by one, such as --set {name}.{example}"
     found = "" if isinstance(entry["input"], dict) else f" (it is {_short(entry['input'])})"
     return f"{name}: {message}{found}"
 

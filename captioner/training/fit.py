@@ -38,7 +38,7 @@ from captioner.training.loop import Loop
 from captioner.training.objective import OBJECTIVES
 from captioner.training.optimisation import BatchLoss
 from captioner.training.recipe import MIN_DEV_IMAGES, TrainConfig, load_config
-from captioner.training.resume import locked
+from captioner.training.resume import differences, locked
 from captioner.training.state import STATE, data_hash, has_module
 from captioner.training.stored_features import open_store
 from captioner.training.teacher import Beams, Teacher, distilled
@@ -165,7 +165,15 @@ class CaptionerRun(Loop[CaptionBatch]):
 
     def _build(self) -> CaptionModel:
         captions = (caption for image in self.train.images for caption in image.captions)
-        return build_model(self.config, lambda: Vocabulary.build(captions, min_count=self.config.data.min_count))
+        model = build_model(self.config, lambda: Vocabulary.build(captions, min_count=self.config.data.min_count))
+        if self.config.start is not None:
+            wanted = self.config.model.model_dump(mode="json", exclude_unset=True)
+            found = differences(model.config.model_dump(mode="json"), wanted)
+            if unused := {name: values for name, values in found.items() if values[1] is not None}:
+                each = [f"{name} is {there!r}, not {here!r}" for name, (there, here) in unused.items()]
+                more = f", and {len(each) - 3} more" if len(each) > 3 else ""
+                self.events.warn(f"model: the model in 'start' keeps its own settings: {'; '.join(each[:3])}{more}")
+        return model
 
     def _read_boxes(self, path: Path) -> BoxedWords:
         """Read the boxes that supervise attention.

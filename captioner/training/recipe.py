@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Annotated, Any, Literal, TypeAlias, TypeVar
 
 from pydantic import Field, field_validator, model_validator
 
@@ -13,7 +13,7 @@ from captioner.errors import CaptionerError, ConfigError
 from captioner.machine.packages import is_installed, require
 from captioner.model import ModelConfig
 from captioner.search.config import SearchConfig
-from captioner.settings import Settings, validate
+from captioner.settings import DEFAULT_OBJECTIVE, Settings, validate
 from captioner.training import cross_entropy, self_critical, tensorboard  # noqa: F401 (they register themselves)
 from captioner.training.consensus import ConsensusSettings
 from captioner.training.logger import LOGGERS
@@ -21,6 +21,7 @@ from captioner.training.objective import OBJECTIVES
 from captioner.training.recipe_files import IMPORT, read_recipe
 from captioner.training.teacher import TeacherConfig
 
+Beta: TypeAlias = Annotated[float, Field(ge=0, lt=1)]
 MIN_DEV_IMAGES = 40  # dev images; with fewer, a choice between models is mostly chance
 
 
@@ -87,7 +88,7 @@ class OptimiserConfig(Settings):
         0.1, ge=0, lt=1, description="share of steps in which the learning rate rises linearly from zero"
     )
     weight_decay: float = Field(0.01, ge=0)
-    betas: tuple[float, float] = (0.9, 0.99)
+    betas: tuple[Beta, Beta] = (0.9, 0.99)
     clip: float = Field(5.0, gt=0, description="gradients are clipped to this norm")
 
 
@@ -182,7 +183,7 @@ class TrainConfig(RunConfig):
     )
     model: ModelConfig = Field(default_factory=ModelConfig)
     objective: dict[str, Any] = Field(
-        default_factory=lambda: {"name": "cross_entropy"},
+        default_factory=lambda: {"name": DEFAULT_OBJECTIVE},
         validate_default=True,
         description=f"one of {', '.join(OBJECTIVES)}, and its settings",
     )
@@ -238,7 +239,7 @@ class TrainConfig(RunConfig):
     @classmethod
     def _complete_objective(cls, settings: dict[str, Any]) -> dict[str, Any]:
         """Fill in the objective's other settings, to report wrong ones before any work is done."""
-        name = str(settings.get("name", "cross_entropy"))
+        name = str(settings.get("name", DEFAULT_OBJECTIVE))
         rest = {key: value for key, value in settings.items() if key != "name"}
         try:
             return {"name": name, **validate(OBJECTIVES[name].Config, rest, where="objective").model_dump()}

@@ -16,7 +16,7 @@ from typing import Any
 from captioner.data.hub import is_on_hub
 from captioner.errors import ConfigError
 from captioner.registry import import_code, suggestion
-from captioner.settings import override, read_yaml
+from captioner.settings import names_another, override, read_yaml
 
 OWN = "own_photos"  # the recipe for a data set given instead of a recipe
 IMPORT = "import"  # the setting that lists code to import
@@ -72,16 +72,16 @@ def find_recipe(name_or_path: str | Path) -> Path:
     Raises:
         ConfigError: there is no shipped recipe of that name.
     """
-    path = Path(name_or_path)
-    if path.suffix.lower() not in ("", ".yaml", ".yml") and not os.path.exists(path):
+    path, name, known = Path(name_or_path), str(name_or_path), recipes()
+    if name in known:  # even if the folder of a run has that name
+        return known[name]
+    exists = os.path.exists(path)  # unlike pathlib's, False for a name that no file can have
+    if path.suffix.lower() not in ("", ".yaml", ".yml") and not exists:
         raise ConfigError(f"{path}: there is no such file; give the name of a recipe, a YAML file or a data set")
-    if path.suffix or os.path.exists(path):  # unlike pathlib's, False for a name that no file can have
+    if path.suffix or exists:
         return path
-    name, known = str(name_or_path), recipes()
-    if name not in known:
-        hint = suggestion(name, list(known))
-        raise ConfigError(f"recipe {name!r} does not exist.{hint} Known: {', '.join(known)}; or give a YAML file")
-    return known[name]
+    hint = suggestion(name, list(known))
+    raise ConfigError(f"recipe {name!r} does not exist.{hint} Known: {', '.join(known)}; or give a YAML file")
 
 
 def read_settings(name_or_path: str | Path) -> dict[str, Any]:
@@ -97,17 +97,19 @@ def read_settings(name_or_path: str | Path) -> dict[str, Any]:
     if is_data(name_or_path):
         return _merged(read_settings(OWN), {"data": {"path": str(name_or_path)}})
     files = [find_recipe(name_or_path)]
-    settings = _read(files[0])
-    while (base := settings.pop("base", None)) is not None:
+    layers = [_read(files[0])]
+    while (base := layers[-1].pop("base", None)) is not None:
         if not isinstance(base, str):
             raise ConfigError(f"{files[-1]}: base: name a recipe or a YAML file, not {base!r}")
         file = files[-1].parent / base if Path(base).suffix else recipe_bases().get(base) or find_recipe(base)
-        if file in files:
+        if os.path.realpath(file) in map(os.path.realpath, files):
             raise ConfigError(f"{files[-1]}: its base {base!r} is based on it; remove one of the two lines")
         files.append(file)
-        below = _read(file)
-        code = [*below.get(IMPORT, []), *settings.get(IMPORT, [])]
-        settings = _merged(below, settings) | ({IMPORT: code} if code else {})
+        layers.append(_read(file))
+    settings: dict[str, Any] = {}
+    for layer in reversed(layers):
+        code = [*settings.get(IMPORT, []), *layer.get(IMPORT, [])]
+        settings = _merged(settings, layer) | ({IMPORT: code} if code else {})
     return settings
 
 
@@ -127,7 +129,7 @@ def _code(value: Any, folder: Path, *, where: str | Path) -> list[str]:
 
 
 def _merged(base: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
-    if changes.get("name", base.get("name")) != base.get("name"):
+    if "name" in changes and names_another(base, changes["name"]):
         return changes
     both = {
         key: _merged(base[key], value)

@@ -456,7 +456,9 @@ def test_training_continued_with_new_words_must_beat_the_start(tiny: Path, image
     scores = [record["dev"]["CIDEr"] for record in records if "dev" in record]
     assert max(scores) > scores[0]
     # What learns nothing gives back the start.
-    third = run(tiny, [f"start={first}", "epochs=2", "optimiser.learning_rate=1e-9"], output=tmp_path / "third")
+    changes = [f"start={first}", "epochs=2", "optimiser.learning_rate=1e-9", "model.decoder.hidden=64"]
+    third = run(tiny, changes, output=tmp_path / "third", events=events)
+    assert any("start' keeps its own settings: decoder.hidden is 16, not 64" in line for line in heard)
     weights, same = (load_model(folder).state_dict() for folder in (first, third))
     assert all(torch.equal(weights[name], same[name]) for name in weights)
     assert json.loads((third / "config.json").read_text())["about"]["epoch"] == 0

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -49,6 +50,11 @@ def test_numbers_in_quotes_are_text() -> None:
         ("epochs.more=1", "is a value"),
         ("epochs=on", "epochs: give a number, not on or off"),
         ("average=no", "average: give a number, not on or off"),
+        ("fine_tune.from_epoch=on", "from_epoch: give a number, not on or off"),
+        ("blend=[0.5, yes]", "blend: give a number, not on or off"),
+        ("optimiser.betas=[0.9, 1.0]", r"betas\.1: Input should be less than 1"),
+        ("data.teacher=null", r"data\.teacher: is a group of settings; .* --set data\.teacher\.KEY=VALUE"),
+        ("model.decoder=show_tell", r"is a group of settings; .* --set model\.decoder\.name=show_tell"),
         ("seed=99999999999999999999999", "seed: Input should be less than"),
         ("data.path=", "data.path: is empty; give a value"),
         ("data.also=coco.json", r"data.also: is a list; write it in brackets, such as --set data.also=.\[coco.json\]"),
@@ -60,11 +66,30 @@ def test_a_wrong_change_is_explained(change: str, message: str) -> None:
         load_config(NAMES[0], [change])
 
 
+def test_a_part_is_exchanged_by_its_name_wherever_its_settings_stand() -> None:
+    changes = ["model.decoder.dropout=0.4", "model.decoder.name=show_tell", "objective.name=self_critical"]
+    config = load_config("flickr8k_show_attend_tell", changes)
+    assert config.model.decoder == {"name": "show_tell", "dropout": 0.4}
+    assert config.objective["name"] == "self_critical"
+    same = load_config("flickr8k_show_attend_tell", ["objective.name=cross_entropy", "model.decoder.hidden=9"])
+    assert same.objective["doubly_stochastic"] == 0.5 and same.model.decoder["hidden"] == 9
+
+
+def test_a_part_that_a_recipe_leaves_out_has_settings_again() -> None:
+    config = load_config(NAMES[0], ["consensus=null", "consensus.rank=5"])
+    assert config.consensus is not None and config.consensus.rank == 5
+
+
 def test_an_objective_derived_from_the_self_critical_one_keeps_its_rules(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(OBJECTIVES, "_entries", {**OBJECTIVES._entries, "mine": type("Mine", (SelfCritical,), {})})
     for name in ("self_critical", "mine"):
         with pytest.raises(ConfigError, match=r"data\.teacher: self-critical training learns from its own samples"):
             load_config(NAMES[0], [f"objective={{name: {name}}}", "data.teacher.model=transformer"])
+
+
+def test_a_folder_whose_name_cannot_be_saved_is_refused_at_once() -> None:
+    with pytest.raises(ConfigError, match=r"output: is not in UTF-8, .* rename the file or folder"):
+        load_config(NAMES[0], output=Path(os.fsdecode(b"caf\xe9")))
 
 
 def test_an_unknown_recipe_is_explained(tmp_path: Path) -> None:
@@ -111,6 +136,25 @@ def test_a_recipe_takes_over_the_settings_of_its_base(tmp_path: Path) -> None:
     }
 
 
+def test_settings_between_two_names_are_kept(tmp_path: Path) -> None:
+    (tmp_path / "base.yaml").write_text("model: {decoder: {name: show_tell, hidden: 5}}\n")
+    (tmp_path / "middle.yaml").write_text(
+        "base: base.yaml\nobjective: {entropy: 0.5}\nmodel: {decoder: {dropout: 0.4}}\n"
+    )
+    mine = tmp_path / "mine.yaml"
+    mine.write_text("base: middle.yaml\nobjective: {name: cross_entropy}\nmodel: {decoder: {name: show_tell}}\n")
+    assert read_settings(mine) == {
+        "objective": {"name": "cross_entropy", "entropy": 0.5},
+        "model": {"decoder": {"name": "show_tell", "hidden": 5, "dropout": 0.4}},
+    }
+
+
+def test_a_recipe_is_found_beside_the_folder_of_its_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / OWN).mkdir()
+    assert read_settings(OWN)["start"] == "show_attend_tell"
+
+
 def test_a_data_set_in_place_of_a_recipe_is_trained_on_by_that_for_own_images(tmp_path: Path) -> None:
     (tmp_path / "own: photos.csv").write_text("image,caption\n")
     for path in (tmp_path, tmp_path / "own: photos.csv"):
@@ -154,6 +198,9 @@ def test_bases_in_a_circle_are_refused(tmp_path: Path) -> None:
     for name, base in (("a", "b"), ("b", "a")):
         (tmp_path / f"{name}.yaml").write_text(f"base: {base}.yaml\n")
     with pytest.raises(ConfigError, match=r"b\.yaml: its base 'a\.yaml' is based on it"):
+        read_settings(tmp_path / "a.yaml")
+    (tmp_path / "a.yaml").write_text(f"base: ../{tmp_path.name}/a.yaml\n")
+    with pytest.raises(ConfigError, match="is based on it"):
         read_settings(tmp_path / "a.yaml")
 
 
