@@ -166,6 +166,8 @@ class _Captioning:
                 continue  # built by another encoder: the folder opened without one
             missing = (image for image in self.data.images if image.image_id not in store)
             self.generated.unreadable |= {f"{image.path}: not in the feature store {folder}": None for image in missing}
+            if changed := store.changed([(image.image_id, image.path) for image in self.data.images]):
+                self.generated.notes.append(f"{self.contestant.name}: {changed}")
             return store
         self.generated.notes.append(
             f"{self.contestant.name}: no feature store was built by its encoder; it captioned the images themselves"

@@ -60,7 +60,7 @@ class CaptionedImage:
         split: the part of the data set, by :func:`split_name`: "train", "val", "test", "restval", "dev", "other",
             "all".
         captions: without surrounding white space; at least one, unless images without captions were requested.
-        data_set: the name of its data set, in the result of :func:`merge`.
+        data_set: the name of its data set, numbered if another has it, in the result of :func:`merge`.
     """
 
     image_id: str
@@ -163,7 +163,7 @@ def merge(*datas: CaptionData) -> CaptionData:
                     unique = f"{label}/{unique}"
                 taken.add(unique)
                 image = replace(image, image_id=unique)
-            images.append(replace(image, data_set=data.name))
+            images.append(replace(image, data_set=label))
     formats = dict.fromkeys(data.format for data in datas)
     problems = tuple(problem for data in datas for problem in data.problems)
     notes = tuple(note for data in datas for note in data.notes)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from captioner.captioner import Captioner
@@ -82,6 +82,7 @@ def evaluate(
     captioner = model if isinstance(model, Captioner) else Captioner.from_pretrained(model)
     if isinstance(features, str | Path):
         features = torch_engine(captioner.engine, "read features").open_features(features)
+    changed = features and features.changed([(image.image_id, image.path) for image in data.images])
     began = time.perf_counter()
     captions, errors = generate(captioner, data, features=features, batch_size=batch_size, progress=progress)
     seconds = time.perf_counter() - began
@@ -91,7 +92,8 @@ def evaluate(
         )
     if keep:
         keep(captions)
-    return _scored(captions, data, metrics, list(errors), seconds)
+    result = _scored(captions, data, metrics, list(errors), seconds)
+    return replace(result, notes=[*result.notes, f"{changed}."]) if changed else result
 
 
 def score(
@@ -144,9 +146,11 @@ def generate(
     """
     captions: dict[str, str] = {}
     errors: list[ImageError] = []
-    ids = [image.image_id for image in data.images]
     if features is not None:
         engine = torch_engine(captioner.engine, "read features")
+        missing = [image for image in data.images if image.image_id not in features]
+        errors += [ImageError(image.path, f"has no features in {features.folder}") for image in missing]
+        ids = [image.image_id for image in data.images if image.image_id in features]
         for start in range(0, len(ids), batch_size):
             chosen = ids[start : start + batch_size]
             found = engine.caption_memory(features.memory(chosen), captioner.search, cut=features.cut)
@@ -154,6 +158,7 @@ def generate(
             if progress:
                 progress(min(start + batch_size, len(ids)), len(ids))
         return captions, errors
+    ids = [image.image_id for image in data.images]
     results = captioner.stream((image.path for image in data.images), batch_size=batch_size)
     for done, (image, result) in enumerate(zip(ids, results, strict=True), start=1):
         if isinstance(result, ImageError):

@@ -177,7 +177,9 @@ class _Build:
         groups = [self.images[i : i + self.shard] for i in range(0, len(self.images), self.shard)]
         total, done, encoded = len(self.images) * len(self.mirrored), 0, 0
         for number in self.processes.share(range(len(groups))):
-            if self.finished_shard(number, groups[number]) is None:
+            finished = self.finished_shard(number, groups[number])
+            if finished is None or _changed(finished, groups[number]):
+                (self.folder / INDEX).unlink(missing_ok=True)  # of the shard as it was
                 record = self.encode_shard(number, groups[number])
                 files.write_json(self.record_file(number), record, indent=None)
                 encoded += len(record["ids"]) * len(self.mirrored)
@@ -186,7 +188,7 @@ class _Build:
                 self.progress(min(done * self.processes.count, total), total)
         encoded = sum(self.processes.gather(encoded))  # waits for the other processes
         errors: list[ImageError] = []
-        ids: list[str] = []
+        checksums: dict[str, int | None] = {}
         sizes: list[int] = []
         shape = None
         for number, group in enumerate(groups):
@@ -196,16 +198,20 @@ class _Build:
                     f"{self.record_file(number)}: was written, but cannot be read; all processes must see the same "
                     "folder"
                 )
-            ids += finished["ids"]
+            checksum = dict(
+                zip((image_id for image_id, _ in group), finished.get("files", [None] * len(group)), strict=True)
+            )
+            checksums |= {image_id: checksum[image_id] for image_id in finished["ids"]}
             sizes.append(len(finished["ids"]))
             errors += [ImageError(source, reason) for source, reason in finished["errors"]]
             shape = finished["shape"] or shape
-        if not ids or shape is None:
+        if shape is None:
             where = (
                 f", the first: {errors[0]}; if they are elsewhere, give their folder (data.images)" if errors else ""
             )
             raise FeatureStoreError(f"none of the {len(self.images):,} images can be read{where}")
-        index = {**plan, "ids": ids, "shards": sizes, "places": shape[0], "features": shape[1]}
+        index = {**plan, "ids": list(checksums), "files": list(checksums.values()), "shards": sizes}
+        index |= {"places": shape[0], "features": shape[1]}
         index["grid"] = self.encoder.grid
         if REGIONS in self.kinds:
             index["regions"] = True
@@ -273,8 +279,9 @@ class _Build:
         try:
             record = files.read_json(self.record_file(number), dict, error=FeatureStoreError, most=MOST_INDEX)
             errors = [(source, reason) for source, reason in record["errors"] if isinstance(source + reason, str)]
+            checksums = record.get("files", [None] * len(group))  # older versions wrote none
             known = [image_id for image_id, _ in group if image_id in set(record["ids"])]
-            if record["ids"] != known or len(errors) != len(group) - len(known):
+            if record["ids"] != known or len(errors) != len(group) - len(known) or len(checksums) != len(group):
                 return None
             for flipped, kind in product(self.mirrored, self.kinds) if record["ids"] else ():
                 file = self.folder / shard_name(number, flipped, kind)
@@ -293,6 +300,7 @@ class _Build:
         written: dict[tuple[bool, Kind], list[Array]] = {key: [] for key in keys}
         ids: list[str] = []
         errors: list[ImageError] = []
+        checksums = [files.quick_checksum(path) for _, path in group]
         loader = ImageLoader(
             [path for _, path in group],
             encoder.transform,
@@ -315,7 +323,12 @@ class _Build:
             with files.atomic_path(name) as temporary, open(temporary, "wb") as file:
                 np.save(file, np.concatenate(parts), allow_pickle=False)
         shape = list(written[False, VECTORS][0].shape[1:]) if ids else None
-        return {"ids": ids, "errors": [[error.source, error.reason] for error in errors], "shape": shape}
+        return {
+            "ids": ids,
+            "files": checksums,
+            "errors": [[error.source, error.reason] for error in errors],
+            "shape": shape,
+        }
 
 
 def _array(memory: Memory, kind: Kind) -> Array:
@@ -326,6 +339,12 @@ def _array(memory: Memory, kind: Kind) -> Array:
         raise FeatureStoreError("the memories of this encoder have neither a grid nor regions, and cannot be stored")
     columns = [part.float().unsqueeze(-1) for part in (memory.labels, memory.scores)]
     return torch.cat([memory.boxes.float(), *columns], dim=-1).cpu().numpy()
+
+
+def _changed(record: dict[str, Any], group: Sequence[tuple[str, Path]]) -> bool:
+    """Return whether an image of a shard was replaced, or repaired, since the shard was encoded."""
+    now = (files.quick_checksum(path) for _, path in group)
+    return any(new not in (old, None) for old, new in zip(record.get("files", []), now, strict=False))
 
 
 def _check_plan(folder: Path, plan: dict[str, Any]) -> None:

@@ -3,7 +3,7 @@
 A store is a folder. ``index.json`` describes the encoder (settings, transform, hash of its weights) and lists the
 images. The shards ``00000.npy``, ``00001.npy`` ... hold the vectors as float16 (images, N, D), and
 ``00000-flipped.npy`` those of the mirrored images. Every file is written atomically, the index last: a store without
-an index is unfinished.
+an index is unfinished. It also has a checksum of every image's file, to find replaced ones.
 
 Regions also have ``00000-regions.npy`` and ``00000-flipped-regions.npy``: boxes, labels and scores (images, N, 6) as
 float32, with the label -1 where there is no region. The pooled vector is the mean over the N vectors and is not stored.
@@ -39,6 +39,7 @@ FORMAT = 4
 INDEX, PLAN = "index.json", "plan.json"
 SHARD = 256
 MOST_INDEX = 1 << 30  # bytes of an index or a plan
+_COMPARED = 5000  # images whose files are compared with those that were encoded
 
 
 Array: TypeAlias = "np.ndarray[Any, np.dtype[Any]]"
@@ -130,6 +131,28 @@ class FeatureStore:
                 f"delete it and {self.folder / INDEX}, and make the features again"
             )
         return shard
+
+    def changed(self, images: Sequence[tuple[str, Path]]) -> str | None:
+        """Return a sentence on images whose files are not those that were encoded; ``None`` if there are none.
+
+        Of many images, 5,000 are compared, by :func:`captioner.files.quick_checksum`. Images that are gone do not
+        count, nor do images inside other files and those of stores that older versions made.
+
+        Args:
+            images: (image id, file) pairs.
+        """
+        if self.parts:
+            return next(iter(self.parts.values())).changed(images)
+        compared = images[:: max(1, len(images) // _COMPARED)][:_COMPARED]
+        known = dict(zip(self.ids, self.index["files"] or [None] * len(self), strict=True))
+        pairs = ((path, known.get(image_id), files.quick_checksum(path)) for image_id, path in compared)
+        others = [path for path, old, new in pairs if None not in (old, new) and old != new]
+        if not others:
+            return None
+        return (
+            f"{self.folder}: {len(others):,} of {len(compared):,} images compared, such as {others[0]}, are not the "
+            "files whose features it has"
+        )
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -226,6 +249,9 @@ _FIELDS: dict[str, Callable[[Any], bool]] = {
     "ids": lambda value: (
         isinstance(value, list) and all(isinstance(i, str) for i in value) and len(set(value)) == len(value)
     ),
+    "files": lambda value: (
+        value is None or (isinstance(value, list) and all(each is None or _is_number(each, 0) for each in value))
+    ),
     "shards": lambda value: isinstance(value, list) and all(_is_number(size, 0) for size in value),
     "places": lambda value: _is_number(value, 1),
     "features": lambda value: _is_number(value, 1),
@@ -250,7 +276,7 @@ def _read(path: Path, folder: Path) -> dict[str, Any]:
                 f"{folder}: these features are unfinished; run the same 'captioner features' command again to continue"
             )
         raise FeatureStoreError(f"{folder}: no feature store; make one with: captioner features DATA -o {folder}")
-    index: dict[str, Any] = {"regions": False, "parts": {}}
+    index: dict[str, Any] = {"regions": False, "parts": {}, "files": None}
     index |= files.read_json(path, dict, error=FeatureStoreError, cure=cure, most=MOST_INDEX)
     if _is_number(index.get("format"), FORMAT + 1):
         raise FeatureStoreError(f"{path}: format {index['format']} is newer than this program; upgrade captioner")
@@ -261,6 +287,8 @@ def _read(path: Path, folder: Path) -> dict[str, Any]:
         problem = "its regions have no labels, which older versions left out"
     elif not index["parts"] and sum(index["shards"]) != len(index["ids"]):
         problem = "its shards and ids do not agree"
+    elif index["files"] is not None and len(index["files"]) != len(index["ids"]):
+        problem = "its files and ids do not agree"
     elif (index["grid"] is None) != (index["regions"] or bool(index["parts"])):
         problem = "it has neither a grid nor regions, or both"
     elif index["grid"] is not None and index["grid"][0] * index["grid"][1] != index["places"]:

@@ -13,7 +13,7 @@ from captioner.files.disk import bytes_in, disk_error, free_bytes, place_error, 
 from captioner.files.edit import atomic_edit, check_editable, same_file
 from captioner.files.hidden import remove_leftovers
 from captioner.files.locks import only_one, only_writer
-from captioner.files.reading import MOST_TEXT, format_of, parse_json, read_json, read_text, sha256
+from captioner.files.reading import MOST_TEXT, format_of, parse_json, quick_checksum, read_json, read_text, sha256
 
 __all__ = [
     "MOST_TEXT",
@@ -31,6 +31,7 @@ __all__ = [
     "only_writer",
     "parse_json",
     "place_error",
+    "quick_checksum",
     "read_json",
     "read_text",
     "remove_leftovers",

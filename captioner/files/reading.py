@@ -6,6 +6,7 @@ import hashlib
 import json
 import os
 import stat
+import zlib
 from pathlib import Path
 from typing import IO, TypeVar
 
@@ -16,6 +17,8 @@ T = TypeVar("T")
 MOST_TEXT = 64 << 20
 """Largest size in bytes of a config, an index or a vocabulary."""
 
+_ENDS = 1 << 12  # bytes at the beginning and at the end of a file
+
 
 def sha256(file: IO[bytes]) -> str:
     """Return the SHA-256 of the rest of an open file in hexadecimal."""
@@ -23,6 +26,20 @@ def sha256(file: IO[bytes]) -> str:
     while block := file.read(1 << 18):
         digest.update(block)
     return digest.hexdigest()
+
+
+def quick_checksum(path: str | Path) -> int | None:
+    """Return a checksum of a file's size, beginning and end, to find changed files; ``None`` if it cannot be read."""
+    try:
+        status = os.stat(path)
+        if not stat.S_ISREG(status.st_mode):
+            return None
+        with open(path, "rb") as file:
+            value = zlib.crc32(file.read(_ENDS), zlib.crc32(b"%d " % status.st_size))
+            file.seek(max(file.tell(), status.st_size - _ENDS))
+            return zlib.crc32(file.read(_ENDS), value)
+    except (OSError, ValueError):
+        return None
 
 
 def read_text(

@@ -14,6 +14,7 @@ from captioner.data.batches import Captions, EncodedCaptions, Sample
 from captioner.data.dataset import CaptionedImage
 from captioner.data.loader import load_groups
 from captioner.data.transform import Transform
+from captioner.errors import AnnotationError, ImageError
 from captioner.features import FeatureStore
 from captioner.memory import Memory
 from captioner.training.boxed_words import BoxedWords
@@ -75,10 +76,16 @@ class TrainingLoader:
             yield CaptionBatch(self._with_boxes(sample, from_pixels=False), memory)
 
     def from_pixels(self, samples: Iterable[Sample]) -> Iterator[CaptionBatch]:
-        """Yield batches of pixels, loaded in threads; unreadable images are left out and reported once."""
+        """Yield batches of pixels, loaded in threads; unreadable images are left out and reported once.
+
+        Raises:
+            AnnotationError: none of the images can be read.
+        """
         samples, to_load, to_crop = tee(samples, 3)
         groups = ([self._images[image].path for image in sample.images] for sample in to_load)
         crops = ([view.box for view in sample.views] for sample in to_crop) if self._crops else None
+        error: ImageError | None = None
+        good = False
         for sample, loaded in zip(samples, load_groups(groups, self._transform, crops=crops), strict=True):
             for _, error in loaded.errors:
                 if error.source not in self._unreadable:
@@ -87,7 +94,13 @@ class TrainingLoader:
             flipped = torch.tensor([sample.flipped[row] for row in loaded.positions], dtype=torch.bool)
             pixels = torch.where(flipped.view(-1, 1, 1, 1), loaded.pixels.flip(-1), loaded.pixels)
             kept = sample.rows(loaded.positions)
+            good = good or bool(loaded.positions)
             yield CaptionBatch(self._with_boxes(kept, from_pixels=True), pixels=pixels, views=tuple(kept.views))
+        if error is not None and not good:
+            raise AnnotationError(
+                f"none of the training images can be read, the last: {error}; if they are elsewhere, give their folder "
+                "as data.images"
+            )
 
     def _with_boxes(self, sample: Sample, *, from_pixels: bool) -> Captions:
         captions = self.captions.batch(sample)

@@ -40,7 +40,8 @@ def read_data(config: TrainConfig, warn: Callable[[str], object]) -> tuple[Capti
     if others:
         train, dev = _merged([(train, dev), *map(_splits_of_another, others)])
     if settings.exclude is not None:
-        train = _without(train, settings.exclude)
+        train = _without(train, settings.exclude, warn)
+    _check_apart(train, dev, warn)
     if settings.teacher.unlabelled:
         known = (image for read in (data, *others) for image in read.images)
         train = _with_unlabelled(train, known, settings.teacher.unlabelled, warn)
@@ -64,8 +65,8 @@ def _merged(pairs: Sequence[tuple[CaptionData, CaptionData | None]]) -> tuple[Ca
     return whole.split("train"), replace(whole.split("dev"), name="+".join(names))
 
 
-def _without(train: CaptionData, path: Path) -> CaptionData:
-    """Leave out the images whose ids a file lists.
+def _without(train: CaptionData, path: Path, warn: Callable[[str], object]) -> CaptionData:
+    """Leave out the images whose ids a file lists, and warn of ids that no training image has.
 
     Raises:
         AnnotationError: the file cannot be read, or lists no training image.
@@ -74,16 +75,35 @@ def _without(train: CaptionData, path: Path) -> CaptionData:
         lines = path.read_text(encoding="utf-8-sig").splitlines()
     except (OSError, UnicodeDecodeError) as error:
         raise AnnotationError(f"data.exclude: {path}: not readable as text ({first_line(error)})") from None
-    listed = set(filter(None, (line.partition("#")[0].strip() for line in lines)))
+    ids = {image.image_id for image in train.images}
+    listed = dict.fromkeys(line.strip() if line.strip() in ids else line.partition("#")[0].strip() for line in lines)
+    listed.pop("", None)
     kept = tuple(image for image in train.images if image.image_id not in listed)
+    example = f"list ids such as {train.images[0].image_id!r}, one on each line"
     if len(kept) == len(train.images):
         raise AnnotationError(
-            f"data.exclude: {path}: none of its {len(listed):,} ids is that of a training image; list ids such as "
-            f"{train.images[0].image_id!r}, one on each line"
+            f"data.exclude: {path}: none of its {len(listed):,} ids is that of a training image; {example}"
         )
     if not kept:
         raise AnnotationError(f"data.exclude: {path}: lists all training images of {train.name}")
+    if unknown := [image_id for image_id in listed if image_id not in ids]:
+        warn(
+            f"data.exclude: {path}: {len(unknown):,} of its {len(listed):,} ids, such as {unknown[0]!r}, are not those "
+            f"of training images; if they should be, {example}"
+        )
     return replace(train, images=kept)
+
+
+def _check_apart(train: CaptionData, dev: CaptionData, warn: Callable[[str], object]) -> None:
+    """Warn of training images that are in dev too, by their files."""
+    names = {image.path.name for image in dev.images} & {image.path.name for image in train.images}
+    held = {os.path.realpath(image.path) for image in dev.images if image.path.name in names}
+    both = [image for image in train.images if image.path.name in names and os.path.realpath(image.path) in held]
+    if both:
+        warn(
+            f"{train.name}: {len(both):,} training images, such as {both[0].path}, are in dev too, so its score does "
+            "not show how the model captions new images; list their ids in data.exclude, or choose other splits"
+        )
 
 
 def _with_unlabelled(

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from statistics import fmean
 
 from captioner.data.dataset import CaptionedImage
+from captioner.errors import EvaluationError, ImageError
 from captioner.evaluation.diversity import Diversity
 from captioner.evaluation.metrics import Scorer
 from captioner.text.vocabulary import tokenize
@@ -22,23 +23,41 @@ class DevScores:
     """
 
     def __init__(self, images: Sequence[CaptionedImage], warn: Callable[[str], object]) -> None:
-        self._images, self._warn = images, warn
+        self._warn = warn
+        self._take(images)
+
+    def _take(self, images: Sequence[CaptionedImage]) -> None:
+        self._images = images
         self._data_sets = _by_data_set(images)
         self._scorers = {
             name: Scorer({image.image_id: image.captions for image in part}) for name, part in self._data_sets.items()
         }
         self._reference = Diversity.of([tokenize(image.captions[0]) for image in images])
 
-    def score(self, captions: Mapping[str, str], *, epoch: int) -> dict[str, float]:
+    def score(self, captions: Mapping[str, str], errors: Iterable[ImageError] = (), *, epoch: int) -> dict[str, float]:
         """Score captions by image id, and warn of a model that writes the same caption for all images.
 
         With several data sets, the scores are their means, followed by the main ones of each set.
 
         Args:
-            captions: by image id; a missing one counts as empty.
+            captions: by image id; images without one are left out, now and later.
+            errors: of the images that could not be read, which are reported once.
             epoch: finished epochs; before the second there is no warning, as a new model often repeats a caption.
+
+        Raises:
+            EvaluationError: there is no caption.
         """
-        texts = {image.image_id: captions.get(image.image_id, "") for image in self._images}
+        read = [image for image in self._images if image.image_id in captions]
+        if not read:
+            raise EvaluationError(
+                f"none of the {len(self._images):,} dev images can be read, the first: {next(iter(errors), '')}; "
+                "if they are elsewhere, give their folder as data.images"
+            )
+        if len(read) < len(self._images):
+            for error in errors:
+                self._warn(f"left out: {error}")
+            self._take(read)
+        texts = {image.image_id: captions[image.image_id] for image in self._images}
         diversity = Diversity.of([text.split() for text in texts.values()])
         if epoch > 1 and (symptom := diversity.collapsed(self._reference)):
             self._warn(

@@ -68,7 +68,7 @@ class _DryRun(CaptionerRun):
                 self.begin_epoch(first)
                 training += steps * (min(end, config.epochs) - first) * self.time_a_step(first)
         began = time.perf_counter()
-        captioned = self.caption(self.dev.images)
+        captioned, _ = self.caption(self.dev.images)
         seconds = (time.perf_counter() - began) / max(1, len(captioned))
         evaluations = config.epochs // config.evaluation.every * len(candidate_blends(config, dev)) + self.pretrained
         return Forecast(

@@ -17,7 +17,7 @@ from captioner.captioner import Captioner
 from captioner.data.augment import vary
 from captioner.data.batches import Captions, EncodedCaptions, Sampler
 from captioner.data.dataset import CaptionData, CaptionedImage
-from captioner.errors import ConfigError
+from captioner.errors import ConfigError, ImageError
 from captioner.evaluation.evaluate import generate
 from captioner.features import FeatureStore
 from captioner.machine.packages import require
@@ -40,7 +40,7 @@ from captioner.training.optimisation import BatchLoss
 from captioner.training.recipe import MIN_DEV_IMAGES, TrainConfig, load_config
 from captioner.training.resume import differences, locked
 from captioner.training.state import STATE, data_hash, has_module
-from captioner.training.stored_features import open_store
+from captioner.training.stored_features import files_of, open_store
 from captioner.training.teacher import Beams, Teacher, distilled
 
 
@@ -216,9 +216,14 @@ class CaptionerRun(Loop[CaptionBatch]):
         return beams
 
     def _open_store(self) -> FeatureStore | None:
-        images = [(image.image_id, image.path) for image in (*self.train.images, *self.dev.images)]
         return open_store(
-            self.config, self.model, images, device=self.device, events=self.events, processes=self.processes
+            self.config,
+            self.model,
+            files_of(self.train, self.dev),
+            resume=self.resume,
+            device=self.device,
+            events=self.events,
+            processes=self.processes,
         )
 
     def describe(self) -> str:
@@ -303,11 +308,12 @@ class CaptionerRun(Loop[CaptionBatch]):
         return found[self.blend]
 
     def _evaluated(self) -> dict[str, float]:
-        captions = dict(ChainMap(*self.processes.gather(self.caption(self.processes.share(self.dev.images)))))
-        return self.processes.broadcast(self._score(captions) if self.processes.first else {})
+        parts = self.processes.gather(self.caption(self.processes.share(self.dev.images)))
+        captions, errors = ChainMap(*(part for part, _ in parts)), [error for _, part in parts for error in part]
+        return self.processes.broadcast(self._score(captions, errors) if self.processes.first else {})
 
-    def _score(self, captions: Mapping[str, str]) -> dict[str, float]:
-        return self.dev_scores.score(captions, epoch=self.progress.epoch)
+    def _score(self, captions: Mapping[str, str], errors: Sequence[ImageError]) -> dict[str, float]:
+        return self.dev_scores.score(captions, errors, epoch=self.progress.epoch)
 
     def finish(self) -> None:
         """Fit the consensus of the saved models, and report their scores with it."""
@@ -330,19 +336,21 @@ class CaptionerRun(Loop[CaptionBatch]):
                 return
             model.consensus = consensus
             save_model(folder, model, about=read_config(folder)["about"])
-            values = self._score(self.caption(self.dev.images, model))
+            values = self._score(*self.caption(self.dev.images, model))
             self.events.note(
                 f"{name}, with consensus: " + "  ".join(f"{key} {100 * value:.1f}" for key, value in values.items())
             )
 
-    def caption(self, images: Sequence[CaptionedImage], model: CaptionModel | None = None) -> dict[str, str]:
-        """Caption dev images with a model, by default the averaged one."""
+    def caption(
+        self, images: Sequence[CaptionedImage], model: CaptionModel | None = None
+    ) -> tuple[dict[str, str], list[ImageError]]:
+        """Caption dev images with a model, by default the averaged one; see :func:`generate`."""
         settings = self.config.evaluation
         search: Any = settings.search.model_dump()
         captioner = Captioner.from_model(model or self._averaged_model(), device=str(self.device), **search)
         part = replace(self.dev, images=tuple(images))
         store = None if self._from_pixels else self.store
-        return generate(captioner, part, features=store, batch_size=settings.batch_size)[0]
+        return generate(captioner, part, features=store, batch_size=settings.batch_size)
 
     @torch.no_grad()
     def _averaged_model(self) -> CaptionModel:

@@ -10,7 +10,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from captioner import files
+from captioner import files, store
 from captioner.errors import CheckpointError
 from captioner.machine.processes import Processes
 from captioner.training.recipe import RunConfig
@@ -39,13 +39,25 @@ def check_output(folder: Path, *, resume: bool) -> None:
     """Check that the folder of a run is free, or holds the run to resume.
 
     Raises:
-        CheckpointError: it holds another run, or none to resume.
+        CheckpointError: it holds another run, a model that the run would replace, or none to resume.
     """
     exists = (folder / STATE).exists()
     if exists and not resume:
         raise CheckpointError(f"{folder}: holds a run already; continue it with --resume, or give another --output")
     if resume and not exists:
         raise CheckpointError(f"{folder}: holds no run to resume; leave out --resume to start one")
+    for model in () if resume else (folder / "best", folder / "last"):
+        if (model / store.CONFIG).exists() and not _is_leftover(model):
+            raise CheckpointError(
+                f"{model}: is a model, which this run would replace; remove it, or give another --output"
+            )
+
+
+def _is_leftover(model: Path) -> bool:
+    """Return whether a model is that of a run that was stopped before it saved its state, in the first epoch."""
+    with suppress(CheckpointError):
+        return (model.parent / store.CONFIG).exists() and store.about(model).get("epoch", 2) < 2
+    return False
 
 
 def check_data(path: Path, progress: RunProgress, data: str, steps: int) -> None:

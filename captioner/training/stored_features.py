@@ -8,8 +8,9 @@ from typing import NamedTuple
 
 import torch
 
+from captioner.data.dataset import CaptionData
 from captioner.encoders import Encoder
-from captioner.errors import ConfigError
+from captioner.errors import ConfigError, FeatureStoreError
 from captioner.features import FeatureStore, StoreSpace, build_store, store_space
 from captioner.features.store import INDEX
 from captioner.machine.processes import ALONE, Processes
@@ -73,7 +74,12 @@ def store_plan(config: TrainConfig, warn: Callable[[str], object] = lambda compl
             "fine_tune: the whole encoder is trained from the first epoch on, so there is nothing to store; "
             "set fine_tune.stages"
         )
-    return StorePlan([(image.image_id, image.path) for image in (*train.images, *dev.images)], model.encoder, cut)
+    return StorePlan(files_of(train, dev), model.encoder, cut)
+
+
+def files_of(*parts: CaptionData) -> list[tuple[str, Path]]:
+    """Return the (image id, file) pairs of parts of a data set, each image once."""
+    return list({image.image_id: image.path for part in parts for image in part.images}.items())
 
 
 def needed_space(config: TrainConfig, model: CaptionModel, images: int) -> StoreSpace:
@@ -89,6 +95,7 @@ def open_store(
     model: CaptionModel,
     images: Sequence[tuple[str, Path]],
     *,
+    resume: bool,
     device: torch.device,
     events: Events,
     processes: Processes = ALONE,
@@ -98,14 +105,16 @@ def open_store(
     Args:
         config: the settings of the run.
         model: the model to train; its encoder is on ``device``.
-        images: (image id, file) pairs, for a store that is built here.
+        images: (image id, file) pairs.
+        resume: whether the run is resumed.
         device: the device that encodes images.
         events: receives progress and warnings.
         processes: the processes that train together; all must call this.
 
     Raises:
         ConfigError: the settings need mirrored images and the store has none.
-        FeatureStoreError: the store is damaged, or was made by another encoder.
+        FeatureStoreError: the store is damaged, or was made by another encoder; or that in the run's folder was made of
+            other images, by a run that was stopped before it saved anything.
     """
     cut = store_cut(config, model)
     if cut is None:
@@ -123,6 +132,10 @@ def open_store(
         for error in report.errors:
             events.warn(f"left out: {error}")
     store = FeatureStore(folder, encoder=model.encoder)
+    if config.data.features is None and not resume:
+        _check_images(store, images)
+    elif changed := store.changed(images):
+        events.warn(f"{changed}; if they show something else, make the features again")
     if flips and not store.flips:
         raise ConfigError(f"{folder}: has no mirrored images; make the features with --flips, or set data.flips=false")
     stages = stages_to_train(config, model.encoder)
@@ -133,3 +146,18 @@ def open_store(
             f"slower; to avoid that, make the features with --cut {stages}"
         )
     return store
+
+
+def _check_images(store: FeatureStore, images: Sequence[tuple[str, Path]]) -> None:
+    """Check that a store was made of these images.
+
+    Raises:
+        FeatureStoreError: it was made of others.
+    """
+    unreadable = {source for source, _ in store.index.get("errors", [])}
+    missing = [path for image_id, path in images if image_id not in store and str(path) not in unreadable]
+    problem = (
+        f"{store.folder}: has no features of {len(missing):,} of the images, such as {missing[0]}" if missing else ""
+    )
+    if problem := problem or store.changed(images) or "":
+        raise FeatureStoreError(f"{problem}; delete this folder, which is made again, or give another --output")

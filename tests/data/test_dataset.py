@@ -72,6 +72,7 @@ def test_merged_sets_have_unique_ids_and_keep_those_that_do_not_collide() -> Non
 
 def test_merging_a_set_with_itself_or_with_an_adversarial_one_gives_unique_ids() -> None:
     one = data_of("one", ("1", "train"), ("one/1", "train"))
+    assert [image.data_set for image in merge(one, one).images] == ["one", "one", "one-2", "one-2"]
     ids = [image.image_id for image in merge(one, one, data_of("one-2", ("1", "val"), ("one-2/1", "val"))).images]
     assert len(set(ids)) == len(ids) == 6
     with pytest.raises(AnnotationError):

@@ -200,6 +200,43 @@ def test_bad_images_are_reported_and_absent(tmp_path: Path, images: Images) -> N
     assert torch.equal(built.store.vectors(whole.ids), whole.vectors(whole.ids))
 
 
+def test_repaired_and_replaced_images_are_encoded_again(tmp_path: Path, images: Images) -> None:
+    good = images[1][1].read_bytes()
+    images[1][1].write_text("not an image")
+    images[6][1].unlink()
+    old = build(tmp_path / "store", images).store
+    assert old.changed(images) is None
+    images[1][1].write_bytes(good)
+    Image.new("RGB", (9, 9), "red").save(images[4][1])
+    changed = old.changed(images)
+    assert changed is not None and f"1 of 8 images compared, such as {images[4][1]}, are not the files" in changed
+    assert "id1" not in old, "an image that could not be read had no features"
+    built = build(tmp_path / "store", images)
+    assert [error.source for error in built.errors] == [str(images[6][1])]
+    assert built.encoded == 2 * (3 + 3) and built.store.changed(images) is None
+    whole = build(tmp_path / "whole", images).store
+    assert built.store.ids == whole.ids and torch.equal(built.store.vectors(whole.ids), whole.vectors(whole.ids))
+
+
+def test_features_outlive_the_images(tmp_path: Path, images: Images) -> None:
+    store = build(tmp_path / "store", images).store
+    for _, path in images:
+        path.unlink()
+    assert store.changed(images) is None and build(tmp_path / "store", images).encoded == 0
+
+
+def test_a_store_without_checksums_is_read(tmp_path: Path, images: Images) -> None:
+    """An older version wrote none."""
+    build(tmp_path / "store", images)
+    for record in (tmp_path / "store").glob("*.json"):
+        record.write_text(
+            json.dumps({key: each for key, each in json.loads(record.read_text()).items() if key != "files"})
+        )
+    Image.new("RGB", (9, 9), "red").save(images[4][1])
+    assert FeatureStore(tmp_path / "store").changed(images) is None
+    assert build(tmp_path / "store", images).encoded == 0
+
+
 def test_a_shard_with_only_bad_images_costs_no_good_one(tmp_path: Path, images: Images) -> None:
     for i in (3, 4, 5):  # all of the second shard
         images[i][1].write_text("not an image")
@@ -305,10 +342,10 @@ def test_an_index_with_fields_of_other_types_is_refused(tmp_path: Path, images: 
             except FeatureStoreError as error:
                 assert str(tmp_path / "store") in str(error) and len(str(error)) < 1000
             else:
-                neutral = {**value, "regions": False, "parts": {}, "errors": changed}
+                neutral = {**value, "regions": False, "parts": {}, "files": None, "errors": changed}
                 descriptive = name in ("transform", "shard", "errors", "encoder")
                 assert descriptive or changed == neutral[name], (name, changed)
-    for name in value.keys() - {"transform", "shard", "errors"}:
+    for name in value.keys() - {"transform", "shard", "errors", "files"}:
         index.write_text(json.dumps({key: field for key, field in value.items() if key != name}))
         with pytest.raises(FeatureStoreError, match=rf"damaged \(its '{name}' is missing\)"):
             FeatureStore(tmp_path / "store")

@@ -187,8 +187,9 @@ def test_excluded_images_are_not_trained_on(tmp_path: Path) -> None:
     own = table(tmp_path, ["image,caption,split", *rows_of(3, "train"), "d.jpg,a photo,dev"])
     listed = tmp_path / "test.txt"
     listed.write_text("# a comment\n1.jpg  # another\n\nd.jpg\n9.jpg\n")
-    train, dev, _ = read(own, f"data.exclude={listed}")
+    train, dev, said = read(own, f"data.exclude={listed}")
     assert train == {"0.jpg", "2.jpg"} and dev == {"d.jpg"}
+    assert len(said) == 1 and "2 of its 3 ids, such as 'd.jpg', are not those of training images" in said[0]
     for content, message in (
         ("9.jpg\n", "none of its 1 ids is that of a training image; list ids such as '0.jpg'"),
         ("0.jpg\n1.jpg\n2.jpg\n", "lists all training images"),
@@ -198,3 +199,20 @@ def test_excluded_images_are_not_trained_on(tmp_path: Path) -> None:
             read(own, f"data.exclude={listed}")
     with pytest.raises(AnnotationError, match=r"data.exclude: .*none.txt: not readable"):
         read(own, f"data.exclude={tmp_path / 'none.txt'}")
+
+
+def test_training_images_that_are_in_dev_are_reported(tmp_path: Path) -> None:
+    own = table(tmp_path, ["image,caption,split", *rows_of(3, "train"), "d.jpg,a photo,dev"])
+    assert read(own)[2] == []
+    train, dev, said = read(own, "data.dev=train")
+    assert (
+        train == dev and len(train) == 3 and "3 training images, such as" in said[-1] and "are in dev too" in said[-1]
+    )
+    for name in ("0.jpg", "d.jpg"):
+        (tmp_path / name).touch()
+    other = table(tmp_path / "other", ["image,caption", "a.jpg,a photo", "d.jpg,a photo"])
+    (tmp_path / "other" / "d.jpg").symlink_to(tmp_path / "d.jpg")
+    assert (
+        f"1 training images, such as {tmp_path / 'other' / 'd.jpg'}, are in dev too"
+        in read(own, f"data.also=[{other}]")[2][0]
+    )

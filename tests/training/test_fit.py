@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -14,12 +15,13 @@ from typing import Any
 import pytest
 import torch
 from huggingface_hub import ModelCard
+from PIL import Image
 from safetensors import safe_open
 from safetensors.torch import load_file
 
 from captioner import Captioner
 from captioner.engines.model import model_engine
-from captioner.errors import AnnotationError, CheckpointError, ConfigError
+from captioner.errors import AnnotationError, CheckpointError, ConfigError, EvaluationError, FeatureStoreError
 from captioner.evaluation.java import ptb_tokenize
 from captioner.features import FeatureStore
 from captioner.model import CaptionModel
@@ -302,6 +304,51 @@ def test_a_bad_image_does_not_end_a_run_from_images(tiny: Path, tmp_path: Path) 
     run(tiny, ["epochs=2", "fine_tune.from_epoch=1"], output=tmp_path / "run", events=events)
     (left_out,) = (line for line in heard if "left out" in line)
     assert "3.png" in left_out
+
+
+def test_bad_dev_images_are_reported_once_and_not_scored(tiny: Path, tmp_path: Path) -> None:
+    for number in range(25, 32):  # the other one is scored as by itself, in which case CIDEr is 0
+        (tmp_path / f"{number}.png").unlink()
+    events, heard = listening()
+    run(tiny, ["epochs=2", "fine_tune.from_epoch=1"], output=tmp_path / "run", events=events)
+    assert len([line for line in heard if "left out" in line]) == 7
+    (tmp_path / "24.png").unlink()
+    with pytest.raises(
+        EvaluationError, match=r"none of the 8 dev images can be read, .* give their folder as data\.images"
+    ):
+        run(tiny, ["epochs=1", "fine_tune.from_epoch=1"], output=tmp_path / "none")
+
+
+def test_a_run_without_a_readable_image_is_an_error(tiny: Path, tmp_path: Path) -> None:
+    for number in range(24):
+        (tmp_path / f"{number}.png").write_bytes(b"no image")
+    with pytest.raises(AnnotationError, match=r"none of the training images can be read, .* data\.images"):
+        run(tiny, ["epochs=1", "fine_tune.from_epoch=1"], output=tmp_path / "run")
+
+
+def test_features_of_other_images_are_not_trained_on(tiny: Path, images: Path, tmp_path: Path) -> None:
+    run(tiny, ["epochs=1"], output=tmp_path / "run")
+    (tmp_path / "run" / STATE).unlink()  # as if it had been killed before the first state was saved
+    Image.new("RGB", (50, 50)).save(tmp_path / "3.png")
+    with pytest.raises(FeatureStoreError, match=r"3\.png, are not the files whose features it has; delete this folder"):
+        run(tiny, ["epochs=1"], output=tmp_path / "run")
+    events, heard = listening()
+    run(tiny, ["epochs=1", f"data.features={tmp_path / 'run' / 'features'}"], output=tmp_path / "given", events=events)
+    assert any("3.png, are not the files whose features it has; if they show something else" in line for line in heard)
+    images.write_text(images.read_text() + "new.png,a red picture,train\n")
+    Image.new("RGB", (50, 50)).save(tmp_path / "new.png")
+    with pytest.raises(FeatureStoreError, match=r"has no features of 1 of the images, such as .*new\.png"):
+        run(tiny, ["epochs=1"], output=tmp_path / "run")
+
+
+def test_a_model_without_a_run_is_not_replaced(tiny: Path, first: Path, tmp_path: Path) -> None:
+    shutil.copytree(first, tmp_path / "run" / "best")
+    with pytest.raises(CheckpointError, match="best: is a model, which this run would replace; remove it, or give"):
+        run(tiny, ["epochs=1"], output=tmp_path / "run")
+    shutil.copytree(first.parent / "last", tmp_path / "run" / "last")
+    shutil.copy(first.parent / "config.json", tmp_path / "run")  # of a run whose state was deleted
+    with pytest.raises(CheckpointError, match="is a model, which this run would replace"):
+        run(tiny, ["epochs=1"], output=tmp_path / "run")
 
 
 def test_a_batch_without_a_readable_image_still_counts_as_a_step(tiny: Path, tmp_path: Path) -> None:
