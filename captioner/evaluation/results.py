@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from unicodedata import normalize
 
+from captioner.data.dataset import UNDIVIDED, CaptionData
 from captioner.errors import EvaluationError
 from captioner.files import read_json, write_json
-
-if TYPE_CHECKING:
-    from captioner.data.dataset import CaptionData
 
 MAX_RESULTS_BYTES = 1 << 30
 """Maximum size of a results file; those of COCO's test split have 4 MB."""
@@ -95,7 +94,7 @@ class Matched:
 def match_images(captions: Mapping[str, str], data: CaptionData, source: str) -> Matched:
     """Match captions to the images of a data set that have references.
 
-    Leading zeros of numeric image ids are ignored, because COCO's results have numbers.
+    Leading zeros of numeric image ids are ignored, because COCO's results have numbers, and so is the form of Unicode.
 
     Args:
         captions: captions by image id.
@@ -106,29 +105,37 @@ def match_images(captions: Mapping[str, str], data: CaptionData, source: str) ->
         EvaluationError: none of the captions belongs to an image of the data, two belong to the same image, or the data
             has no references.
     """
-    known = {_number(image.image_id): image.image_id for image in data.images if image.captions}
-    if not known:
+    ids = [image.image_id for image in data.images if image.captions]
+    if not ids:
         raise EvaluationError(f"{data.name}: its images have no reference captions; give data that has some")
-    by_number: dict[str, str] = {}
+    uses = Counter(map(_plain, ids))
+
+    def key(image: str) -> str:  # ids that differ only in their spelling are taken as they are
+        return image if uses[_plain(image)] > 1 else _plain(image)
+
+    by_key: dict[str, str] = {}
     for image in captions:
-        if (other := by_number.setdefault(_number(image), image)) != image:
-            raise EvaluationError(f"{source}: images {other!r} and {image!r} are the same number; keep one of them")
-    matches = {image: captions[by_number[number]] for number, image in known.items() if number in by_number}
-    unknown = [image for image in captions if _number(image) not in known]
+        if (other := by_key.setdefault(key(image), image)) != image:
+            raise EvaluationError(f"{source}: images {other!r} and {image!r} are the same one; keep one of them")
+    matches = {image: captions[by_key[key(image)]] for image in ids if key(image) in by_key}
+    known = {key(image) for image in ids}
+    unknown = [image for image in captions if key(image) not in known]
+    splits = {image.split for image in data.images} - {UNDIVIDED}
+    where = f"{data.name}, {splits.pop()}" if len(splits) == 1 else data.name
     if not matches:
         raise EvaluationError(
-            f"{source}: no caption is of an image of {data.name}; its captions are of {_some(unknown) or 'nothing'}, "
-            f"the images are {_some(list(known.values()))}"
+            f"{source}: no caption is of an image of {where}; its captions are of {_some(unknown) or 'nothing'}, "
+            f"the images are {_some(ids)}"
         )
-    missing = [image for image in known.values() if image not in matches]
+    missing = [image for image in ids if image not in matches]
+    all_ids = {_plain(image.image_id) for image in data.images}
+    lacks = "has no references of" if any(_plain(image) in all_ids for image in unknown) else "does not have"
     return Matched(
         matches,
-        EvaluationError(
-            f"{source}: {len(unknown):,} captions are of images that {data.name} does not have: {_some(unknown)}"
-        )
+        EvaluationError(f"{source}: {len(unknown):,} captions are of images that {where} {lacks}: {_some(unknown)}")
         if unknown
         else None,
-        EvaluationError(f"{source}: {len(missing):,} of {len(known):,} images have no caption: {_some(missing)}")
+        EvaluationError(f"{source}: {len(missing):,} of {len(ids):,} images have no caption: {_some(missing)}")
         if missing
         else None,
     )
@@ -140,8 +147,11 @@ def require_text(caption: object, name: str) -> None:
         raise EvaluationError(f"{name} is {caption!r}, of type {type(caption).__name__}; it must be a string")
 
 
-def _number(image: str) -> str:
-    return image.lstrip("0") or "0" if image.isascii() and image.isdigit() else image
+def _plain(image: str) -> str:
+    """Return an image id without leading zeros, and in one form of Unicode."""
+    if not image.isascii():
+        return normalize("NFC", image)
+    return image.lstrip("0") or "0" if image.isdigit() else image
 
 
 def _some(images: Sequence[str]) -> str:

@@ -368,7 +368,7 @@ def test_images_without_a_caption_in_a_file_are_left_out_for_all(
     result = run(f"benchmark {model} part={file} --data {dataset} -o {tmp_path}/out {UNTIMED}")
     errors = [line for line in result.err.splitlines() if line.startswith("error: ")]
     assert result.code == 1 and errors == [
-        f"error: {file}: 2 captions are of images that captions does not have: 'nobody.jpg', '7'",
+        f"error: {file}: 2 captions are of images that captions, val does not have: 'nobody.jpg', '7'",
         f"error: {file}: 1 of 3 images have no caption: 'blue.jpg'; nothing is compared on these",
     ]
     quality = record_of(tmp_path / "out")["quality"]
@@ -381,7 +381,7 @@ def test_images_without_a_caption_in_a_file_are_left_out_for_all(
     ("content", "message"),
     [
         ("{}", "its JSON is an object, not a list"),
-        ("[]", "no caption is of an image of captions; its captions are of nothing"),
+        ("[]", "no caption is of an image of captions, val; its captions are of nothing"),
         ('[{"image_id": "far.jpg", "caption": "a dog"}]', "no caption is of an image of captions"),
         ('[{"image_id": "red.jpg", "caption": 3}]', "the caption of image 'red.jpg' is a JSON number"),
         ('[{"image_id": [], "caption": "a dog"}]', "entry 1 has image_id []"),

@@ -37,7 +37,7 @@ def test_unknown_or_missing_ids_are_reported_and_the_rest_is_scored(run: Run, da
     result = run("score", file, dataset, *METRICS, "--json")
     assert result.code == 1 and json.loads(result.out)["images"] == 2
     first, second = result.err.splitlines()
-    assert first == f"error: {file}: 2 captions are of images that captions does not have: 'nobody.jpg', '7'"
+    assert first == f"error: {file}: 2 captions are of images that captions, val does not have: 'nobody.jpg', '7'"
     assert second == f"error: {file}: 1 of 3 images have no caption: 'green.png'"
 
 

@@ -81,6 +81,12 @@ def test_features_take_the_place_of_images(
     assert evaluate(model, data, features=store, metrics=METRICS).captions == plain.captions
     with pytest.raises(FeatureStoreError):
         evaluate(model, data, features=tmp_path)
+    Image.new("RGB", (9, 9)).save(tmp_path / "0.png")
+    rows = json.dumps({"image": "3.png", "split": "dev", "caption": "a dog"})
+    data.write_text(data.read_text().replace('"3.png"', '"4.png"') + rows + "\n")
+    again = evaluate(model, data, features=store, metrics=METRICS)
+    assert again.scores == plain.scores and "0.png, are not the files whose features it has." in again.notes[-1]
+    assert [str(error) for error in again.errors] == [f"{tmp_path / '3.png'}: has no features in {store}"]
 
 
 def test_captions_are_kept_before_a_scorer_fails(
@@ -101,6 +107,6 @@ def test_captions_are_scored_from_a_file_or_a_mapping(data: Path, tmp_path: Path
     assert result.scores["BLEU-4"] == pytest.approx(1, abs=1e-3) and result.captions == captions
     assert list(result.per_image) == list(captions) and not result.errors and result.seconds == 0
     (error,) = score(captions | {"9.png": "a cat"}, data, metrics=METRICS, source="theirs").errors
-    assert str(error) == "theirs: 1 captions are of images that data does not have: '9.png'"
+    assert str(error) == "theirs: 1 captions are of images that data, dev does not have: '9.png'"
     with pytest.raises(EvaluationError, match=r"theirs\.json: no caption is of an image of data"):
         score(tmp_path / "theirs.json", data, split="test")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -87,12 +88,26 @@ def test_captions_are_matched_in_the_order_of_the_data_and_without_zeros() -> No
     assert match_images({"0": "a"}, data_of("000"), "theirs").captions == {"000": "a"}
 
 
+def test_ids_in_two_forms_of_unicode_are_one_and_those_of_the_data_stay_apart() -> None:
+    composed, decomposed = "Stra\u00dfe \u00e4.jpg", "Stra\u00dfe a\u0308.jpg"
+    assert match_images({decomposed: "a"}, data_of(composed), "theirs").captions == {composed: "a"}
+    both = {"17": "a", "017": "b", "0017": "c"}
+    found = match_images(both, data_of("17", "017"), "theirs")
+    assert found.captions == {"17": "a", "017": "b"} and str(found.unknown).endswith("'0017'")
+
+
+def test_captions_of_images_without_references_are_called_that() -> None:
+    data = data_of("7", "8")
+    data = replace(data, images=(data.images[0], replace(data.images[1], captions=())))
+    assert "that toys, dev has no references of: '8'" in str(match_images({"7": "a", "8": "b"}, data, "theirs").unknown)
+
+
 def test_captions_that_are_of_one_image_or_of_none() -> None:
-    with pytest.raises(EvaluationError, match="theirs: images '7' and '007' are the same number; keep one"):
+    with pytest.raises(EvaluationError, match="theirs: images '7' and '007' are the same one; keep one"):
         match_images({"7": "a", "007": "b"}, data_of("7"), "theirs")
     with pytest.raises(EvaluationError, match="theirs: no caption is of an image of toys"):
         match_images({"8": "a"}, data_of("7"), "theirs")
     found = match_images({"7": "a", "8": "b"}, data_of("7", "9", "10"), "theirs")
     assert found.captions == {"7": "a"}
-    assert str(found.unknown) == "theirs: 1 captions are of images that toys does not have: '8'"
+    assert str(found.unknown) == "theirs: 1 captions are of images that toys, dev does not have: '8'"
     assert str(found.missing) == "theirs: 2 of 3 images have no caption: '9', '10'"

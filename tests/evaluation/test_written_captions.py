@@ -83,14 +83,16 @@ def test_captions_of_any_program_are_matched_by_number() -> None:
     expected = Scorer({name: REFERENCES[name] for name in found.captions})(found.captions, metrics=("ROUGE-L",))
     assert found.scores == expected.values
     unknown, missing = map(str, found.errors)
-    assert unknown.startswith("theirs: 4 captions are of images that set does not have: '99', '98', '97', ...")
+    assert unknown.startswith("theirs: 4 captions are of images that set, test does not have: '99', '98', '97', ...")
     assert missing.startswith("theirs: 2 of 4 images have no caption: 'x', 'bad'") and "..." not in missing
     exact = score({name: "a" for name in REFERENCES if name != "none"}, DATA, metrics=("ROUGE-L",))
     assert exact.errors == []
 
 
 def test_captions_that_match_nothing_are_refused() -> None:
-    with pytest.raises(EvaluationError, match=r"theirs: no caption is of .* set; .* '99'.* '007', '12', 'x', \.\.\."):
+    with pytest.raises(
+        EvaluationError, match=r"theirs: no caption is of .* set, test; .* '99'.* '007', '12', 'x', \.\.\."
+    ):
         score({"99": "a"}, DATA, source="theirs")
     with pytest.raises(EvaluationError, match="of nothing"):
         score({}, DATA)

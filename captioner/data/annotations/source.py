@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from functools import cache, cached_property
 from pathlib import Path, PureWindowsPath
 from typing import Any, NamedTuple
+from unicodedata import normalize
 
 from captioner.data.annotations.encoding import MOST, check_text, decode
 from captioner.data.dataset import EMPTY_CAPTION, CaptionedImage, SkippedRecord, split_name
@@ -113,54 +114,64 @@ class Source:
         if elsewhere:
             self.notes.append(
                 f"{len(elsewhere):,} images are missing at the paths in the caption file and were found by a part of "
-                f"their names, the first: {elsewhere[0].named} as {elsewhere[0].path}"
+                f"their names or another spelling, the first: {elsewhere[0].named} as {elsewhere[0].path}"
             )
         return tuple(images)
 
     def find(self, name: str, *folders: Path) -> Found:
         """Return the file of an image, in the first of ``folders`` that contains it.
 
-        Otherwise the end of its name is searched, without the folders of another machine, then without regard to case,
-        then its last part anywhere in the requested folder of images. If all fail, the path is that in the folder of
-        the previous image. Each folder is listed once: checking every file would take minutes for COCO on a network
-        drive.
+        Otherwise the end of its name is searched, without the folders of another machine, then without regard to case
+        and the form of Unicode, then its last part anywhere in the requested folder of images. If all fail, the path is
+        that in the folder of the previous image. Each folder is listed once: checking every file would take minutes for
+        COCO on a network drive.
         """
         if (path := self._in(name, folders)) is not None:
             return Found(path, path)
         named = (self._last if self._last in folders else folders[0]) / name
         parts = PureWindowsPath(name).parts if "\\" in name else Path(name).parts
-        for match_case in (True, False):
-            for start in range(len(parts) == 1 and match_case, len(parts)):
-                if (path := self._in("/".join(parts[start:]), folders, match_case=match_case)) is not None:
+        for exactly in (True, False):
+            for start in range(len(parts) == 1 and exactly, len(parts)):
+                if (path := self._in("/".join(parts[start:]), folders, exactly=exactly)) is not None:
                     return Found(path, named)
-        below = self._below.get(parts[-1].casefold(), []) if self.image_folder and parts else []
+        below = self._below.get(_plain(parts[-1]), []) if self.image_folder and parts else []
         return Found(below[0] if len(below) == 1 else named, named)
 
     def existing(self, *folders: Path) -> tuple[Path, ...]:
         """Return the folders that are not empty; the first if all are."""
         return tuple(filter(self._names, folders)) or folders[:1]
 
-    def _in(self, name: str, folders: tuple[Path, ...], *, match_case: bool = True) -> Path | None:
-        """Return the first file with this relative path; without ``match_case``, one that differs only in case."""
-        inside, base = os.path.split(name)
+    def _in(self, name: str, folders: tuple[Path, ...], *, exactly: bool = True) -> Path | None:
+        """Return the first file with this relative path; else one that differs only in case or the form of Unicode."""
         for folder in folders:
-            there = self._names(folder / inside).get(base.casefold())
-            if there and (base in there if match_case else len(there) == 1):
+            path = folder / name if exactly else self._spelled(folder, name)
+            if path is not None and self.holds(path):
                 self._last = folder
-                return folder / name if match_case else folder / inside / there[0]
+                return path
         return None
+
+    def _spelled(self, folder: Path, name: str) -> Path | None:
+        """Return a file by its relative path, whose parts may be spelled in another way if that is unambiguous."""
+        for part in Path(name).parts:
+            there = self._names(folder).get(_plain(part), [])
+            if part not in ("..", os.sep) and part not in there:
+                if len(there) != 1:
+                    return None
+                (part,) = there
+            folder = folder / part
+        return folder
 
     def holds(self, path: Path) -> bool:
         """Return whether a file exists."""
-        return path.name in self._names(path.parent).get(path.name.casefold(), [])
+        return path.name in self._names(path.parent).get(_plain(path.name), [])
 
     @cached_property
     def _below(self) -> dict[str, list[Path]]:
-        """All files in the requested folder of images by their case-folded names."""
+        """All files in the requested folder of images by their plain names."""
         below: dict[str, list[Path]] = {}
         for folder, _, names in os.walk(self.image_folder or ""):
             for name in names:
-                below.setdefault(name.casefold(), []).append(Path(folder, name))
+                below.setdefault(_plain(name), []).append(Path(folder, name))
         return below
 
     def start(self, file: Path | None = None) -> list[str]:
@@ -193,12 +204,17 @@ class Source:
         return parse_json(self.text(file), object, where=file, error=AnnotationError, cure=cure)
 
 
+def _plain(name: str) -> str:
+    """Return a name without regard to case and to the form of Unicode, which archives from macOS change."""
+    return name.casefold() if name.isascii() else normalize("NFC", normalize("NFC", name).casefold())
+
+
 def _names_in(folder: Path) -> dict[str, list[str]]:
-    """Return the names in a folder by their case-folded form."""
+    """Return the names in a folder by their plain form."""
     names: dict[str, list[str]] = {}
     with suppress(OSError):
         for name in os.listdir(folder):
-            names.setdefault(name.casefold(), []).append(name)
+            names.setdefault(_plain(name), []).append(name)
     return names
 
 

@@ -177,6 +177,17 @@ def test_images_are_found_by_the_end_of_their_names(tmp_path: Path, written: str
     assert len(data.notes) == (not exact) and all("1 images are missing at" in note for note in data.notes)
 
 
+def test_names_in_another_form_of_unicode_or_case_are_found(tmp_path: Path) -> None:
+    """Archives from macOS spell an umlaut as two characters."""
+    image = write(tmp_path / "Gra\u0308ser/A\u0308pfel.jpg", b"jpeg")
+    names = ["Gr\u00e4ser/\u00c4pfel.jpg", "/Users/me/gr\u00e4ser/\u00e4pfel.JPG"]
+    for name in names:
+        data = read_captions(write(tmp_path / "x.jsonl", json.dumps({"image": name, "caption": "A dog"})))
+        assert data.images[0].path == image and data.images[0].image_id == name and len(data.notes) == 1
+    again = read_captions(tmp_path / "x.jsonl", images=tmp_path)
+    assert again.images[0].path == image
+
+
 def test_an_ambiguous_end_of_a_name_finds_nothing(tmp_path: Path) -> None:
     write(tmp_path / "a.jpg", b"jpeg")
     names = ["/one/a.jpg", "/two/a.jpg"]
