@@ -63,10 +63,11 @@ class ShowAttendTell(Unrolled):
     of the captions, which use the expected vector; the objective adds REINFORCE and the entropy. Search uses the most
     probable one.
 
-    Departures: features are first projected to ``values`` dimensions (the paper's conv5_3 has 512, EfficientNet's last
-    map 1280; ``values: 0`` is the paper's form). The two networks of the first state have one layer and a tanh, as in
-    the paper's code. ``gate: vector`` is the elementwise gate of later implementations. ``geometry`` adds a learned map
-    of its box to each region or cell.
+    Departures: features are first projected to ``values`` dimensions, as the paper's conv5_3 has only 512 and
+    EfficientNet's last map 1280 (``values: 0`` is the paper's form). The two networks of the first state have one layer
+    and a tanh, as in the paper's code. ``gate: vector`` is the elementwise gate of later implementations. ``geometry``
+    adds a learned map of its box to each region or cell, since regions have no fixed order. REINFORCE has another
+    baseline, see :class:`captioner.training.cross_entropy.CrossEntropy`.
     """
 
     Config: ClassVar[type[DecoderConfig]] = ShowAttendTellConfig

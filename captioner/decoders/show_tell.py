@@ -41,15 +41,16 @@ class ShowTellConfig(DecoderConfig):
 
 @DECODERS.register("show_tell")
 class ShowTell(Recurrent, Decoder):
-    """An LSTM that sees the image once, before the first word.
+    """An LSTM that reads the image once, before the first word.
 
     Equations: x_{-1} = CNN(I), projected (10); x_t = W_e S_t (11); p_{t+1} = LSTM(x_t) (12).
 
     With ``from_state`` it is the decoder of seq2seq (Sutskever 2014, https://arxiv.org/abs/1409.3215): instead of (10)
     it starts from the hidden state and the cell in which the encoder's LSTM ended.
 
-    Departures: the LSTM's output is o * tanh(c), as in the paper's released code; the paper's (8) has no tanh. It has
-    one layer, Sutskever's four.
+    Departures: the LSTM's output is o * tanh(c), as in the paper's released code; the paper's (8) has no tanh. With
+    ``from_state`` it has one layer and dropout, where Sutskever 2014 has four layers without, for data sets that are a
+    few hundred times smaller.
     """
 
     Config: ClassVar[type[DecoderConfig]] = ShowTellConfig

@@ -55,8 +55,9 @@ class TopDown(Unrolled):
     neither words nor features pass through a ReLU.
 
     Departures: features and v_bar are first projected to ``values`` dimensions by one linear layer, so v_bar stays the
-    mean (the paper uses all 2048 features of its regions; ``values: 0`` is its form). The paper has no dropout.
-    ``geometry`` adds a learned map of its box to each region or cell, but not to v_bar.
+    mean. The paper uses all 2048 features of its regions (``values: 0``); fewer keep the LSTMs small. Dropout, which
+    the paper does not mention, is for small data sets. ``geometry`` adds a learned map of its box to each region or
+    cell, but not to v_bar.
     """
 
     Config: ClassVar[type[DecoderConfig]] = TopDownConfig

@@ -84,8 +84,8 @@ class RegionEncoder(Encoder):
 
     Departures: the detector has few classes, no attributes and a small backbone, so by default the mean of the
     backbone's last map over the region, which represents ImageNet's 1,000 classes, is concatenated to the box head's
-    vector. With few classes the threshold is lower than the paper's 0.2. Boxes are refined, not the proposals. The
-    whole image is always a proposal, so every image has a region.
+    vector. With few classes the threshold is lower than the paper's 0.2. A vector describes the refined box, not the
+    proposal, as figures and grounding show that box. The whole image is always a proposal, so every image has a region.
 
     The detector stays frozen, in eval mode.
 

@@ -69,8 +69,8 @@ class SequenceEncoder(TextEncoder):
     which the translation usually begins, is then read last. In both directions a layer's final state is that of the
     forward LSTM followed by that of the backward LSTM, 2H units.
 
-    Departures: backward, ``<eos>`` is read first. Bahdanau uses gated recurrent units. Dropout is newer than both
-    papers.
+    Departures: backward, ``<eos>`` is read first, as the whole sequence is reversed. Bahdanau uses gated recurrent
+    units; here all recurrent models are LSTMs. Neither paper uses dropout, which small data sets need.
     """
 
     Config: ClassVar[type[Settings]] = SequenceConfig

@@ -6,8 +6,8 @@ each reference s of its image
 
     CIDEr-D_n = exp(-(l_c - l_s)^2 / (2 sigma^2)) sum_k min(g_k(c), g_k(s)) g_k(s) / (|g(c)| |g(s)|)
 
-and the score is 10 times the mean over references and n. As in the field's implementation, counts are not divided by
-the caption's length, and sigma is 6.
+and the score is 10 times the mean over references and n. As in pycocoevalcap, counts are not divided by the caption's
+length, and sigma is 6.
 
 An n-gram is one 64-bit number, the n-grams of all references lie in flat sorted arrays, and the candidates of a whole
 batch are scored by a few searches in these arrays.
@@ -151,7 +151,7 @@ class CiderD:
         new[1:] = (owner[1:] != owner[:-1]) | (every[1:] != every[:-1])
         begins = np.flatnonzero(new)
         count = np.diff(np.append(begins, len(owner)))
-        # The field's implementation takes the number of bigrams as a caption's length.
+        # pycocoevalcap takes the number of bigrams as a caption's length.
         return _Counts(owner[begins], every[begins], order[begins], count, np.maximum(0, real.sum(1) - 1))
 
 

@@ -10,9 +10,9 @@ gives alpha_t no gradient; its gradient comes from the objective.
 :func:`attend` is one step. :func:`additive_attention` is the form for training. Keys and values are the same at every
 step, so their gradients are computed once after the last step, by one pass over the keys and one large product, instead
 of T matrices of size B N (A + D) that are added up. autograd delivers the factors: the node of keys and values gives
-each step an empty *slip*, and the "gradient" that a step returns for its slip is the step's part of the factors.
-autograd reaches the node after all steps, with all slips. No state is kept outside the graph, so it can be traversed
-twice or in part.
+each step an empty *placeholder*, and the "gradient" that a step returns for its placeholder is the step's part of the
+factors. autograd reaches the node after all steps, with all of them. No state is kept outside the graph, so it can be
+traversed twice or in part.
 
 Tensor letters: B images, K captions per image, T steps, N regions or cells, A attention units, D value features.
 """
@@ -104,7 +104,7 @@ def attend(
 
 
 class _Inputs(NamedTuple):
-    """The detached inputs of all steps, in the packing's order of images; their gradients go through the slips."""
+    """The detached inputs of all steps, in the packing's order of images; see :class:`_Placeholders` for gradients."""
 
     keys: Keys
     values: Tensor
@@ -122,10 +122,10 @@ class _Inputs(NamedTuple):
         )
 
 
-class _Slips(torch.autograd.Function):
-    """From keys, values and v to four slips for each step; backward, from all slips to gradients.
+class _Placeholders(torch.autograd.Function):
+    """From keys, values and v to four placeholders for each step; backward, from all of them to gradients.
 
-    The slips of a step are (rows, 1, N) for the gradient of the scores and for the weights, (rows, 1, A) for the
+    The placeholders of a step are (rows, 1, N) for the gradient of the scores and for the weights, (rows, 1, A) for the
     exponential of the query, and (rows, 1, D) for the gradient of the context.
     """
 
@@ -138,12 +138,12 @@ class _Slips(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, *slips: Tensor) -> tuple[Tensor | None, ...]:
+    def backward(ctx: Any, *placeholders: Tensor) -> tuple[Tensor | None, ...]:
         keys, _, v, _, _, compiled, packing = ctx.inputs
         steps = len(packing.active)
         d_scores, weights, exponentials, d_context = (
-            packing.by_image(torch.cat(slips[first : first + steps]).squeeze(1))
-            for first in range(0, len(slips), steps)
+            packing.by_image(torch.cat(placeholders[first : first + steps]).squeeze(1))
+            for first in range(0, len(placeholders), steps)
         )
         d_keys, d_v = kernels.key_gradient(keys.units_last, exponentials, d_scores, compiled=compiled)
         d_values = torch.bmm(weights.transpose(1, 2), d_context)
@@ -155,7 +155,9 @@ class _AttendStep(torch.autograd.Function):
     """From the query of one step to its context and alpha."""
 
     @staticmethod
-    def forward(ctx: Any, query: Tensor, inputs: _Inputs, step: int, *slips: Tensor) -> tuple[Tensor | None, ...]:
+    def forward(
+        ctx: Any, query: Tensor, inputs: _Inputs, step: int, *placeholders: Tensor
+    ) -> tuple[Tensor | None, ...]:
         rows, images = inputs.packing.active[step], inputs.packing.images[step]
         inputs = inputs.of(images)
         keys, values, v, mask, sampler, compiled, packing = inputs
@@ -199,8 +201,8 @@ class _AttendStep(torch.autograd.Function):
         return 4.0 * v * d_query, None, None, d_scores, weights.to(values.dtype), exponential, d_context
 
 
-def _attend_step(query: Tensor, *, inputs: _Inputs, step: int, slips: tuple[Tensor, ...]) -> Glimpse:
-    return Glimpse(*_AttendStep.apply(at_least_float32(query), inputs, step, *slips))
+def _attend_step(query: Tensor, *, inputs: _Inputs, step: int, placeholders: tuple[Tensor, ...]) -> Glimpse:
+    return Glimpse(*_AttendStep.apply(at_least_float32(query), inputs, step, *placeholders))
 
 
 def additive_attention(
@@ -224,7 +226,7 @@ def additive_attention(
 
     Returns:
         A function for each step, from the queries (rows, 1, A) of its rows to their :class:`Glimpse`. Call it only
-        once: autograd would add up the slips of two calls.
+        once: autograd would add up the placeholders of two calls.
     """
     compiled = keys.device.type == "cpu" and torch.is_grad_enabled() and keys.dtype != torch.float64
     keys, v = at_least_float32(keys), at_least_float32(v)
@@ -238,5 +240,7 @@ def additive_attention(
         compiled,
         packing,
     )
-    slips, steps = _Slips.apply(keys, values, v, inputs), len(packing.active)
-    return [partial(_attend_step, inputs=inputs, step=step, slips=slips[step::steps]) for step in range(steps)]
+    placeholders, steps = _Placeholders.apply(keys, values, v, inputs), len(packing.active)
+    return [
+        partial(_attend_step, inputs=inputs, step=step, placeholders=placeholders[step::steps]) for step in range(steps)
+    ]

@@ -6,7 +6,7 @@ cheap, neither of them an approximation:
 
 * ``tanh(p + q) = 1 - 2 / (1 + exp(2p) exp(2q))``, with the exponentials computed once per key and once per query. A
   multiplication, an addition and a reciprocal remain for each of the B K N A elements. ``p`` and ``q`` are clamped to
-  +-40, where a 32-bit exponential is finite; no trained network comes near.
+  +-40, where a 32-bit exponential is finite; those of trained networks are far smaller.
 * ``torch.compile`` fuses the sum with the reciprocal, so nothing of size B K N A is stored. Without a C++ compiler the
   same functions run eagerly, image by image in a buffer that stays in the processor's cache.
 

@@ -53,7 +53,7 @@ class Packable:
     """A module that declares its linear layers for :func:`packed` to replace.
 
     Attributes:
-        packs: names of linear layers that are packed in the precision of the twin.
+        packs: names of linear layers that are packed in the precision of the copy.
         exact: names of linear layers that are packed in 32 bits.
     """
 
@@ -71,20 +71,20 @@ def packed(module: ModuleT, dtype: torch.dtype) -> ModuleT:
         module: in eval mode, on the CPU.
         dtype: of the packed layers, except those in :attr:`Packable.exact`.
     """
-    twin = copy.copy(module)
+    result = copy.copy(module)
     precisions: dict[str, torch.dtype] = {}
     if isinstance(module, Packable):
         precisions = dict.fromkeys(module.packs, dtype) | dict.fromkeys(module.exact, torch.float32)
-    twin._modules = {}
+    result._modules = {}
     for name, child in module._modules.items():
         if isinstance(child, nn.Linear):
             precision = precisions.get(name)
-            twin._modules[name] = child if precision is None else PackedLinear(child.weight, child.bias, precision)
+            result._modules[name] = child if precision is None else PackedLinear(child.weight, child.bias, precision)
         else:
-            twin._modules[name] = None if child is None else packed(child, dtype)
-    if isinstance(twin, Packable):
-        twin.pack(dtype)
-    return twin
+            result._modules[name] = None if child is None else packed(child, dtype)
+    if isinstance(result, Packable):
+        result.pack(dtype)
+    return result
 
 
 def fast(module: ModuleT, dtype: torch.dtype) -> ModuleT:

@@ -22,7 +22,8 @@ class RelativeAttention(Attention):
     On a grid, half of R encodes the distance in rows, the other half that in columns. The second term is then a sum of
     one term for rows and one for columns: a 14x14 grid needs 27 + 27 distances instead of 27 x 27.
 
-    Departure: each block has its own u and v, as in the authors' later code; the paper shares them.
+    Departure: each block has its own u and v, as with the option ``untie_r`` of the authors' code; the paper shares
+    them among the blocks.
 
     Args:
         size: S.

@@ -9,7 +9,9 @@ Each block reaches one context further back, as the states of the segments befor
 (:mod:`captioner.layers.relative`) continue across segments, so the words of a context end right before the line, and
 padding comes first.
 
-Departure: the length of the context is a number of lines, not of words, since texts are translated line by line.
+Departures: the length of the context is a number of lines, not of words, since texts are translated line by line. In
+training, the states of earlier lines are those of the same step (:class:`Neighbours`), where the paper keeps those of
+the step before, which older weights computed.
 
 Tensor letters: B lines, N lines before each, T words of the longest line, C words of the longest context, S model size.
 """

@@ -129,6 +129,9 @@ class EncoderBlock(nn.Module):
     follows it. With ``half_steps`` the block has the Conformer's form (Gulati 2020, equation 1): a feed-forward network
     of half weight, self-attention, the convolution, another feed-forward network of half weight, and a layer norm. Its
     feed-forward networks then have Swish.
+
+    Departures from Gulati 2020: relative positions are a setting of their own, to measure each part alone, and there is
+    no dropout inside the feed-forward networks, as in the Transformer.
     """
 
     def __init__(self, config: EncoderBlockConfig) -> None:

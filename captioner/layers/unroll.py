@@ -2,8 +2,8 @@
 
 A recurrence multiplies by the same weights at every step. Step by step, the backward pass computes a gradient as large
 as the weight for each step and adds them up; here it is one product over all steps. autograd collects the factors as in
-:mod:`captioner.layers.additive`: the weight's node gives every step two empty *slips*, and as the "gradients" of its
-slips a step returns its input and the gradient of its output. All maps that read the same vector are one product.
+:mod:`captioner.layers.additive`: the weight's node gives every step two empty *placeholders*, and as their "gradients"
+a step returns its input and the gradient of its output. All maps of the same vector are one product.
 
 Tensor letters: I inputs, O outputs, of all maps of a vector together.
 """
@@ -90,20 +90,21 @@ def _packed_product(maps: Sequence[Affine], dtype: torch.dtype) -> Product:
 
 
 class _Weights(torch.autograd.Function):
-    """From the weights of a vector's maps to two slips per step, (rows, I) and (rows, O).
+    """From the weights of a vector's maps to two placeholders per step, (rows, I) and (rows, O).
 
-    Backward, from all slips to the gradients of the weight and the bias.
+    Backward, from all placeholders to the gradients of the weight and the bias.
     """
 
     @staticmethod
     def forward(ctx: Any, weight: Tensor, bias: Tensor, rows: list[int]) -> tuple[Tensor, ...]:
-        slip = weight.new_zeros(1)
-        return tuple(slip.expand(n, size) for size in reversed(weight.shape) for n in rows)
+        placeholder = weight.new_zeros(1)
+        return tuple(placeholder.expand(n, size) for size in reversed(weight.shape) for n in rows)
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, *slips: Tensor) -> tuple[Tensor, Tensor, None]:
-        x, d_y = (torch.cat(part) for part in (slips[: len(slips) // 2], slips[len(slips) // 2 :]))
+    def backward(ctx: Any, *placeholders: Tensor) -> tuple[Tensor, Tensor, None]:
+        steps = len(placeholders) // 2
+        x, d_y = torch.cat(placeholders[:steps]), torch.cat(placeholders[steps:])
         return d_y.t() @ x, d_y.sum(0), None
 
 
@@ -111,7 +112,7 @@ class _Product(torch.autograd.Function):
     """From one step's x (..., I) to x W^T + b (..., O), in the precision of the weights."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, x_slip: Tensor, y_slip: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+    def forward(ctx: Any, x: Tensor, x_part: Tensor, y_part: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
         rounded = x.to(weight.dtype)
         ctx.dtype = x.dtype
         ctx.save_for_backward(rounded, weight)
@@ -132,8 +133,8 @@ def unrolled_products(maps: Maps, rows: list[int]) -> Iterator[Products]:
         rows: for each step the number of rows of x (the product of all its dimensions but the last).
 
     Yields:
-        For each step its products, by the name of their vector. Call each only once: autograd would add up the slips of
-        two calls.
+        For each step its products, by the name of their vector. Call each only once: autograd would add up the
+        placeholders of two calls.
     """
     steps = {name: _unrolled(of_vector, rows) for name, of_vector in maps.items()}
     for step in range(len(rows)):
@@ -145,14 +146,14 @@ def _unrolled(maps: Sequence[Affine], rows: list[int]) -> list[Product]:
     weight = torch.cat([weight for weight, _ in maps])
     bias = torch.cat([weight.new_zeros(len(weight)) if bias is None else bias for weight, bias in maps])
     weight, bias = autocast(weight), autocast(bias)
-    slips = _Weights.apply(weight, bias, rows)
+    placeholders = _Weights.apply(weight, bias, rows)
     weight, bias, sizes = weight.detach(), bias.detach(), [len(weight) for weight, _ in maps]
 
-    def multiply(x: Tensor, x_slip: Tensor, y_slip: Tensor) -> Sequence[Tensor]:
-        y: Tensor = _Product.apply(x, x_slip, y_slip, weight, bias)
+    def multiply(x: Tensor, x_part: Tensor, y_part: Tensor) -> Sequence[Tensor]:
+        y: Tensor = _Product.apply(x, x_part, y_part, weight, bias)
         return y.split(sizes, dim=-1)
 
     return [
-        partial(multiply, x_slip=x_slip, y_slip=y_slip)
-        for x_slip, y_slip in zip(slips[: len(rows)], slips[len(rows) :], strict=True)
+        partial(multiply, x_part=x_part, y_part=y_part)
+        for x_part, y_part in zip(placeholders[: len(rows)], placeholders[len(rows) :], strict=True)
     ]

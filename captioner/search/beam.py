@@ -24,11 +24,11 @@ def beam(
     guarantees a result. Images whose search is over take no part in later steps, and an image's result does not depend
     on the other images of the batch.
 
-    Two things spare work and change no result. A step takes as many hypotheses as the image with most has left. And a
-    search is over as soon as no live hypothesis can overtake the ``count`` ended ones: a log-probability only falls,
-    so ``total / max_words ** length_normalisation`` is the most that a hypothesis can still score.
+    Two optimisations do not change the result. A step has as many hypotheses per image as the image with most has left.
+    And a search is over as soon as no live hypothesis can overtake the ``count`` ended ones: a log-probability never
+    increases, so ``total / max_words ** length_normalisation`` is the upper bound of a hypothesis's score.
 
-    ``prune`` spares more and may change results: it is the relative threshold of Freitag and Al-Onaizan 2017
+    ``prune`` saves more, but may change results: it is the relative threshold of Freitag and Al-Onaizan 2017
     (https://arxiv.org/abs/1702.01806). The next step fills the beam again from the hypotheses that remain.
 
     Args:

@@ -26,8 +26,8 @@ class SearchConfig(Settings):
     """Settings of a search for captions."""
 
     width: int = Field(5, ge=1, le=MAX_WIDTH, description="hypotheses kept for each image; 1 is greedy search")
-    max_words: int = Field(24, ge=1, le=MAX_WORDS, description="most words of a caption")
-    min_words: int = Field(0, ge=0, description="fewest words of a caption")
+    max_words: int = Field(24, ge=1, le=MAX_WORDS, description="maximum number of words in a caption")
+    min_words: int = Field(0, ge=0, description="minimum number of words in a caption")
     length_normalisation: float = Field(
         0.7,
         ge=0,
@@ -44,8 +44,8 @@ class SearchConfig(Settings):
     prune: float = Field(
         0.0,
         ge=0,
-        description="drop hypotheses whose log-probability is this far below the best one of their image, but keep the "
-        "first n_best; 0 drops none",
+        description="drop hypotheses whose log-probability is more than this below the best one of their image, except "
+        "the first n_best; 0 drops none",
     )
     n_best: int = Field(1, ge=1, description="captions returned for each image")
     forbid_unknown: bool = Field(True, description="never write <unk>")

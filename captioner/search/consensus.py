@@ -1,4 +1,4 @@
-"""Choosing among the hypotheses of a search by the n-grams that people are expected to use for the image.
+"""Ranking the hypotheses of a search by their expected CIDEr, from n-grams predicted for the image.
 
 CIDEr compares a caption c with people's captions by the cosine of their tf-idf vectors g_n, for n = 1 to 4 (Vedantam
 2015, https://arxiv.org/abs/1411.5726, equations 1 to 3):

@@ -1,4 +1,4 @@
-"""Common to the searches: the interface of a decoder, and the words that may not come next.
+"""The interface of a decoder for the searches, and the words that may not come next.
 
 Tensor letters: B images, W hypotheses per image, T words written so far, V words of the vocabulary.
 """
@@ -15,7 +15,7 @@ from captioner.text.vocabulary import BOS, EOS, PAD, UNK
 
 
 class StepwiseDecoder(Protocol):
-    """The interface of a :class:`Decoder`, or of several that write together, for a search."""
+    """The interface of a :class:`Decoder`, or of an ensemble of them, for a search."""
 
     def start(self, memory: Any) -> State:
         """Prepare one hypothesis per image; see :meth:`Decoder.start`."""
@@ -27,7 +27,7 @@ class StepwiseDecoder(Protocol):
 def constrain(log_probabilities: Tensor, history: Tensor, config: SearchConfig) -> Tensor:
     """Set the words that may not come next to minus infinity.
 
-    A hypothesis to which no word is left may end.
+    If all words are forbidden, a hypothesis may end.
 
     Args:
         log_probabilities: (B, W, V) of the next word; changed in place.

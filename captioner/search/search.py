@@ -1,4 +1,4 @@
-"""The search that a width stands for."""
+"""Greedy or beam search, by the beam width."""
 
 from __future__ import annotations
 

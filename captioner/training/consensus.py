@@ -1,4 +1,4 @@
-"""Fits the prediction of the n-grams that people use for an image, by ridge regression.
+"""Fits the consensus: a ridge regression from an image's pooled feature to the n-grams of its references.
 
 Letters in shapes: I images, D features, R rank, M n-grams.
 """

@@ -390,5 +390,5 @@ class CaptionerRun(Loop[CaptionBatch]):
         if self.config.encoder_from is not None:
             donor = locate(self.config.encoder_from)
             about["encoder_from"] = read_config(donor).get("about")
-            about["recipe"]["encoder_from"] = name_of(donor)  # a published model does not tell where it was trained
+            about["recipe"]["encoder_from"] = name_of(donor)  # no local path in a published model
         save_model(self.output / name, self._averaged_model(), about=about)

@@ -1,4 +1,4 @@
-"""The interface of loggers, which take the curves of a training run as it trains."""
+"""The interface of loggers, which record the curves of a training run."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 
 class Logger(ABC):
-    """Takes the curves of a run; only the first of several processes has one.
+    """Records the curves of a run; only the first of several processes has one.
 
     Args:
         config: settings of the run; ``config.output`` is its folder.

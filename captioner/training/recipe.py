@@ -33,9 +33,7 @@ class DataConfig(Settings):
         None, description="folder of the images, if they are not where the format of the data set expects them"
     )
     train: str = Field("train", description="training split; the vocabulary and all statistics come from it")
-    dev: str = Field(
-        "dev", description="split that selects the best epoch; 'val' means 'dev' if a data set calls it so"
-    )
+    dev: str = Field("dev", description="split that selects the best epoch; 'val' and 'dev' are the same")
     restval: bool = Field(False, description="count COCO's restval as train")
     dev_share: float = Field(
         0.15,
@@ -68,8 +66,8 @@ class DataConfig(Settings):
         default_factory=AugmentConfig,
         description="augmentation of training images, which are then encoded in every epoch and not stored",
     )
-    min_count: int = Field(5, ge=1, description="rarer words of the training captions become <unk>")
-    max_words: int = Field(24, ge=1, description="longer training captions are cut")
+    min_count: int = Field(5, ge=1, description="words that occur less often in the training captions become <unk>")
+    max_words: int = Field(24, ge=1, description="longer training captions are truncated")
     captions_per_image: int = Field(5, ge=1, description="captions per image in a step; they share one memory")
 
 
@@ -139,8 +137,8 @@ class RunConfig(Settings):
     )
     logger: list[str] = Field(
         default_factory=lambda: ["tensorboard"] if is_installed("tensorboard") else [],
-        description="what takes the curves besides log.jsonl: tensorboard, the default where it is installed, and "
-        "loggers of your own",
+        description="loggers of the curves, in addition to log.jsonl: tensorboard, the default where it is installed, "
+        "and loggers of your own",
     )
     save_minutes: float = Field(
         5.0, gt=0, description="minutes between saved states, in addition to one at the end of each epoch"
@@ -178,8 +176,7 @@ class TrainConfig(RunConfig):
     )
     encoder_from: Path | None = Field(
         None,
-        description="a model whose tuned encoder the run takes, to compare models that differ only in refiner and "
-        "decoder",
+        description="a model whose tuned encoder is used, to compare models that differ only in refiner and decoder",
     )
     model: ModelConfig = Field(default_factory=ModelConfig)
     objective: dict[str, Any] = Field(
@@ -190,8 +187,8 @@ class TrainConfig(RunConfig):
     fine_tune: FineTuneConfig = Field(default_factory=FineTuneConfig)
     consensus: ConsensusSettings | None = Field(
         None,
-        description="at the end of the run, fit a prediction of the n-grams in captions of an image, by which the "
-        "hypotheses of a search are then chosen; null does not",
+        description="at the end of the run, fit a consensus, which predicts the n-grams in captions of an image and by "
+        "which a search then ranks its hypotheses; null: none",
     )
     batch_size: int = Field(32, ge=1, description="images per step")
 

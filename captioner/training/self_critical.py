@@ -70,11 +70,12 @@ class SelfCritical(Objective):
     cannot gain by ending early. The baseline b is the mean reward of the image's other samples (Luo 2020,
     https://arxiv.org/abs/2003.09971), or the reward of the greedy caption as in Rennie 2017.
 
-    Words of the references outside the vocabulary get their own numbers, so rewards equal those of the strings.
-    Captions are sampled step by step without a gradient; their probabilities are computed in one teacher-forced pass. A
-    refiner runs once for both.
+    Words of the references outside the vocabulary get their own numbers, so rewards equal those of the strings. Of the
+    special words only ``<eos>`` is sampled, and probabilities are normalised over the words that can be. Captions are
+    sampled step by step without a gradient; their probabilities are computed in one teacher-forced pass. A refiner runs
+    once for both.
 
-    CIDEr-D alone makes captions shorter and more similar. Three settings, each 0 by default, work against that:
+    CIDEr-D alone makes captions shorter and more similar. Three settings, each 0 by default, counteract that:
 
     - ``bleu`` adds the caption's BLEU-4, which has a brevity penalty and counts common phrases as much as rare ones.
     - ``length`` subtracts the shortfall ``max(0, 1 - n / m)`` of a caption's n words below the mean m of the image's
