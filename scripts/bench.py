@@ -615,8 +615,8 @@ SECTIONS = (
 
 TEXT = """# Performance
 
-Speed and memory, compared with a plain version: layers called one by one, batches one after the other, every step of a
-recurrence recorded. `python scripts/bench.py --photos FOLDER` measures again and writes this page;
+Speed and memory, compared with a plain version, which calls layers one by one, processes batches in sequence, and
+records every step of a recurrence. `python scripts/bench.py --photos FOLDER` measures again and writes this page;
 [performance.json](performance.json) has the numbers. Ours and the plain version run in turns on the same inputs, and a
 ratio is the median over the turns.
 
@@ -632,8 +632,7 @@ precision that was used, as a share of the measured time.
 
 ## Start and memory
 
-The plain version here is `python -c "import torch, timm"`, which captions nothing. A ratio below 1 is what we save by
-not importing timm.
+The plain version here is `python -c "import torch, timm"`, which only imports the two libraries.
 
 {light}
 
@@ -680,8 +679,8 @@ def page(record: Mapping[str, Any]) -> str:
         seen = record["growth"]["resident"]
         numbers = ", ".join(f"{resident:,.0f} after {done:,}" for done, resident in seen)
         grown = (
-            f"A program that captions {record['growth']['photos']:,} images, alone and nineteen at once in turns, "
-            f"holds (MB): {numbers}."
+            f"Resident memory (MB) of a program that captions {record['growth']['photos']:,} images, alternately one "
+            f"and nineteen at a time: {numbers}."
         )
     without = ""
     if exported:
@@ -706,28 +705,28 @@ def page(record: Mapping[str, Any]) -> str:
 
 
 def _parts(record: Mapping[str, Any]) -> str:
-    """Write where the time of a photo goes, and how much of it the cores hide behind each other."""
+    """Write the time of each part of captioning an image, and the rate without waiting."""
     found, threads = record["parts"], record["machine"]["threads"]
     most = threads * 1000 / sum(row["ms"] for row in found)
     measured = record["folder"][0]["ours"]
     return (
-        "## Where the time of a photo goes\n\nOn one core, with the default engine. *Of the limit* is as above, with "
+        "## Time of captioning an image\n\nOn one core, with the default engine. *Of the limit* is as above, with "
         "all products in eight bits.\n\n"
         + _shares(record, found, "int8")
-        + f"\n\n{threads} threads that never wait would caption {most:.0f} files a second; "
+        + f"\n\nWithout waiting, {threads} threads would caption {most:.0f} files a second; "
         + f"{measured:.0f} were measured."
     )
 
 
 def _pictures(record: Mapping[str, Any]) -> str:
-    """Write where the time of an image goes when the encoder is trained on files."""
+    """Write the time of each part of training the encoder on an image."""
     found = record["pictures"]
     return (
-        "## Where the time of a training image goes\n\nOn one core, when the whole encoder of the default is trained "
-        "on crops of files. Threads read them; on a GPU the colours change there.\n\n"
+        "## Time of a training image\n\nOn one core, for training the whole encoder of the default on crops of files. "
+        "With a GPU, colours are changed there.\n\n"
         + _shares(record, found, "bfloat16")
         + f"\n\nA core reads {1000 / found[0]['ms']:.0f} crops a second, and trains the encoder on "
-        + f"{1000 / found[-1]['ms']:.1f}."
+        + f"{1000 / found[-1]['ms']:.1f} a second."
     )
 
 

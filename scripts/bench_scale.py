@@ -323,15 +323,15 @@ slope between the last two points on logarithmic axes; 1 is linear. Every point 
 
 {fits}
 
-Searches and training steps of the sweeps call the decoder as it is written, in float32. The program packs the decoder
-for a search and multiplies in bfloat16, and is faster: [Performance](performance.md#speed) has its rates.
+The sweeps of searches and training steps run the plain decoder in float32. The program is faster, as it packs the
+decoder for a search and multiplies in bfloat16: [Performance](performance.md#speed) has its rates.
 
 Time grows linearly with the images. CIDEr-D grows a little faster, because its table of n-grams outgrows the
 processor's caches; it also needs the most memory, {cider:,.0f} MB at 100,000 images. A training step has a cost per
 image, for the projections of its cells, and a cost per caption. A search has a cost per hypothesis and per cell. A
-feature store takes {bytes:.4f} times the bytes of its numbers. Reading it shuffled in batches of 32 reaches
-{read:,.0f} MB/s, reading its files one after the other {plain:,.0f} MB/s (both from memory, where the store of 100,000
-small images fits). Memory beyond the program's own at 100,000 images: {held}.
+feature store takes {bytes:.4f} times the bytes of its numbers. It is read at {read:,.0f} MB/s in shuffled batches of
+32, and at {plain:,.0f} MB/s file by file (both from the page cache, as the store of 100,000 small images fits in
+memory). Additional memory at 100,000 images: {held}.
 
 Encoding {photos} images with the default encoder (EfficientNet-Lite2, 448 pixels){note}:
 
