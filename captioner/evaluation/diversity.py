@@ -83,13 +83,13 @@ class Diversity:
             people: the statistics of human captions of the same images.
         """
         if self.words < 0.5 * people.words:
-            return f"captions have {self.words:.1f} words on average, those of people {people.words:.1f}"
+            return f"captions have {self.words:.1f} words on average, human captions {people.words:.1f}"
         if self.distinct_captions < 0.05:
             return f"only {100 * self.distinct_captions:.1f} % of the captions differ from one another"
         if self.distinct_bigrams < 0.02 * people.distinct_bigrams:
             return (
                 f"of the captions' bigrams {100 * self.distinct_bigrams:.1f} % are distinct, "
-                f"of people's {100 * people.distinct_bigrams:.1f} %"
+                f"of human captions {100 * people.distinct_bigrams:.1f} %"
             )
         if self.dangling > 0.1 + people.dangling:
             return f"{100 * self.dangling:.0f} % of the captions break off, ending with words such as 'a' or 'of'"

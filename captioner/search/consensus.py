@@ -1,11 +1,11 @@
 """Ranking the hypotheses of a search by their expected CIDEr, from n-grams predicted for the image.
 
-CIDEr compares a caption c with people's captions by the cosine of their tf-idf vectors g_n, for n = 1 to 4 (Vedantam
+CIDEr compares a caption c with the references by the cosine of their tf-idf vectors g_n, for n = 1 to 4 (Vedantam
 2015, https://arxiv.org/abs/1411.5726, equations 1 to 3):
 
     CIDEr(c) = 1/4 sum_n mean_s  g_n(c) . g_n(s) / (|g_n(c)| |g_n(s)|)
 
-It is linear in the mean of the normalised vectors of people's captions s. A prediction of that mean from the image
+It is linear in the mean of the normalised vectors of the references s. A prediction of that mean from the image
 therefore gives the expected CIDEr of any caption, and choosing the hypothesis with the highest one is minimum Bayes
 risk decoding (Kumar and Byrne 2004). As in CIDEr-D, an n-gram that the caption repeats counts once in the product, but
 each time in the caption's norm, so repetition is not rewarded. Devlin 2015 (https://arxiv.org/abs/1505.04467) takes the
@@ -39,7 +39,7 @@ _SCALE = ".row_scale"
 
 @dataclass(frozen=True, eq=False)
 class Consensus:
-    """A linear map of low rank from the encoder's pooled feature to the mean tf-idf vector of people's captions.
+    """A linear map of low rank from the encoder's pooled feature to the mean tf-idf vector of the references.
 
     The feature is normalised, centred and normalised again. :mod:`captioner.training.consensus` fits the map. Its
     matrices have eight bits and a factor for each row, as in :mod:`captioner.store.weights`.
@@ -129,7 +129,7 @@ class Consensus:
         return code
 
     def expected(self, code: Array, rows: Sequence[int]) -> Array:
-        """Predict entries of the mean of the normalised tf-idf vectors of people's captions.
+        """Predict entries of the mean of the normalised tf-idf vectors of the references.
 
         Args:
             code: (R,) of an image.

@@ -200,7 +200,7 @@ def grounding_loss(attention: Tensor, corners: Tensor, captions: Captions) -> Te
     """Return ``-sum_i beta_i log alpha_i``, summed over words that name objects with boxes, per word (Liu 2017, eq. 9).
 
     beta_i is the share of region or cell i inside the union of the boxes, divided by the sum over i. All other words,
-    and words whose boxes meet no region, count as 0.
+    and words whose boxes overlap no region, count as 0.
 
     Args:
         attention: (M, N) attention of each real position.

@@ -89,8 +89,8 @@ class CaptionerRun(Loop[CaptionBatch]):
     """One training run of a captioner.
 
     Attributes:
-        train: the training images with the captions to learn, people's or a teacher's.
-        dev: the images that select the best epoch, with people's captions; several data sets count equally.
+        train: the training images with the captions to learn, human or a teacher's.
+        dev: the images that select the best epoch, with human captions; several data sets count equally.
         stages: number of the encoder's last stages that are tuned from ``fine_tune.from_epoch`` on.
         unfrozen: number that is tuned now.
         blend: share of the trained weights in the model evaluated last; see :attr:`TrainConfig.blend`.

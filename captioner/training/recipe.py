@@ -205,13 +205,13 @@ class TrainConfig(RunConfig):
             return self
         if self.data.teacher.unlabelled:
             raise ValueError(
-                "data.teacher.unlabelled: self-critical training needs people's captions for its reward, and these "
+                "data.teacher.unlabelled: self-critical training needs human captions for its reward, and these "
                 "images have none; leave them out, or train on them first with cross_entropy"
             )
         if not self.objective.get("cross_entropy"):
             raise ValueError(
-                "data.teacher: self-critical training learns from its own samples, not from a teacher's captions; set "
-                "objective.cross_entropy to learn these too, or leave out the teacher"
+                "data.teacher: self-critical training uses its own samples, not a teacher's captions; set "
+                "objective.cross_entropy to train on these too, or leave out the teacher"
             )
         return self
 

@@ -40,7 +40,9 @@ class SelfCriticalConfig(Settings):
         description="baseline of a caption's reward: the mean reward of the image's other samples (Luo 2020), or the "
         "reward of the greedy caption (Rennie 2017)",
     )
-    bleu: float = Field(0.0, ge=0, description="weight of BLEU-4 (0 to 1) in the reward, beside CIDEr-D (0 to 10)")
+    bleu: float = Field(
+        0.0, ge=0, description="weight of BLEU-4 (0 to 1) in the reward; CIDEr-D (0 to 10) has weight 1"
+    )
     length: float = Field(
         0.0,
         ge=0,

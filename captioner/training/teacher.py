@@ -1,6 +1,6 @@
 """Sequence-level distillation: training captions that another captioner writes.
 
-A student learns the hypotheses of a teacher's beam search instead of people's captions (Kim and Rush 2016,
+A student is trained on the hypotheses of a teacher's beam search instead of human captions (Kim and Rush 2016,
 https://arxiv.org/abs/1606.07947, section 3.2). The teacher is a larger model or an ensemble. It can also caption
 images without captions, so a student can learn from any folder of images.
 
@@ -47,7 +47,7 @@ Beams = dict[str, tuple[str, ...]]
 class TeacherConfig(Settings):
     """Sequence-level distillation (Kim and Rush 2016): training captions that another captioner writes.
 
-    The vocabulary is built from people's captions, and dev is scored against people's captions only.
+    The vocabulary is built from human captions, and dev is scored against human captions only.
     """
 
     model: str | None = Field(
@@ -59,10 +59,10 @@ class TeacherConfig(Settings):
     captions: int = Field(1, ge=1, description="captions that each image gets from its beam; 1 is the paper's Seq-KD")
     choice: Literal["best", "closest"] = Field(
         "best",
-        description="which captions of its beam: the highest-ranked ones, or those closest to people's captions (the "
+        description="which captions of its beam: the highest-ranked ones, or those closest to human captions (the "
         "paper's Seq-Inter) by CIDEr-D, where the paper uses BLEU against a single reference",
     )
-    human_captions: bool = Field(False, description="also learn people's captions")
+    human_captions: bool = Field(False, description="also train on human captions")
     unlabelled: list[Path] = Field(
         default_factory=list, description="folders of more images, without captions, to train on"
     )
@@ -245,7 +245,7 @@ def distilled(
     """Return images with the teacher's captions.
 
     Args:
-        images: those with people's captions, if they have any.
+        images: those with human captions, if they have any.
         beams: the beam of each image, best first, by image id.
         config: selects the captions.
     """
@@ -263,9 +263,9 @@ def distilled(
 
 
 def closest_first(images: Sequence[CaptionedImage], beams: Mapping[str, Sequence[str]]) -> Beams:
-    """Sort each image's beam by CIDEr-D against people's captions, which also give the document frequencies.
+    """Sort each image's beam by CIDEr-D against human captions, which also give the document frequencies.
 
-    The sort is stable. Beams of images without people's captions keep their order.
+    The sort is stable. Beams of images without human captions keep their order.
     """
     described = [image for image in images if image.captions]
     ranked = {image.image_id: tuple(beams[image.image_id]) for image in images}

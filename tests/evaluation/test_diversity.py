@@ -62,7 +62,7 @@ def test_the_shortcut_finds_what_tokenising_every_caption_finds() -> None:
 @pytest.mark.parametrize(
     ("captions", "expected"),
     [
-        ([caption[:3] for caption in PEOPLE], "3.0 words on average, those of people 7.0"),
+        ([caption[:3] for caption in PEOPLE], "3.0 words on average, human captions 7.0"),
         ([["a", "dog", "runs", "on", "grass"]] * 50, "only 2.0 % of the captions differ"),
         ([[*caption, "with", "a"] for caption in PEOPLE], "100 % of the captions break off"),
         (PEOPLE, None),
@@ -79,9 +79,9 @@ PERSON = Diversity(words=10.0, distinct_captions=0.9, distinct_bigrams=0.5, dang
 @pytest.mark.parametrize(
     ("setting", "fine", "collapsed", "why"),
     [
-        ("words", 5.0, 4.9, "4.9 words on average, those of people 10.0"),
+        ("words", 5.0, 4.9, "4.9 words on average, human captions 10.0"),
         ("distinct_captions", 0.05, 0.049, "only 4.9 % of the captions differ"),
-        ("distinct_bigrams", 0.01, 0.009, "bigrams 0.9 % are distinct, of people's 50.0 %"),
+        ("distinct_bigrams", 0.01, 0.009, "bigrams 0.9 % are distinct, of human captions 50.0 %"),
         ("dangling", 0.3, 0.31, "31 % of the captions break off"),
     ],
 )

@@ -83,7 +83,7 @@ def test_a_part_that_a_recipe_leaves_out_has_settings_again() -> None:
 def test_an_objective_derived_from_the_self_critical_one_keeps_its_rules(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(OBJECTIVES, "_entries", {**OBJECTIVES._entries, "mine": type("Mine", (SelfCritical,), {})})
     for name in ("self_critical", "mine"):
-        with pytest.raises(ConfigError, match=r"data\.teacher: self-critical training learns from its own samples"):
+        with pytest.raises(ConfigError, match=r"data\.teacher: self-critical training uses its own samples"):
             load_config(NAMES[0], [f"objective={{name: {name}}}", "data.teacher.model=transformer"])
 
 

@@ -286,7 +286,7 @@ def test_rewards_are_people_s_captions(tiny: Path, teacher: Path, tmp_path: Path
         (
             ["data.teacher={model: x, unlabelled: [photos]}", "objective.name=self_critical"],
             ConfigError,
-            "data.teacher.unlabelled: self-critical training needs people's captions",
+            "data.teacher.unlabelled: self-critical training needs human captions",
         ),
         (["data.teacher.model=x", "objective.name=self_critical"], ConfigError, "set objective.cross_entropy"),
         (["data.teacher={model: x, unlabelled: [nowhere]}"], AnnotationError, "nowhere: there is no such folder"),
