@@ -35,7 +35,7 @@ RECORD, GROUNDING_TEST = ROOT / "assets" / "benchmark.json", ROOT / "docs" / "gr
 MODELS = [name for name in cards.TITLES if name in shipped()]  # in the lineage's order
 ATTENTION = "mean"  # of a Transformer's heads; see captioner ground --heads
 #: the baselines of attention as :mod:`captioner.evaluation.grounding` names them, and as the tables do
-BASELINES = {"even": "even attention", "centre": "the middle"}
+BASELINES = {"even": "uniform attention", "centre": "the middle"}
 Record = dict[str, Any]
 
 
@@ -283,7 +283,7 @@ def _candidates(models: Sequence[str]) -> list[str]:
         for name, about in abouts.items()
         if "candidates" in about
     ]
-    return [f"Candidates, counting beam widths, of which each is the best: {', '.join(numbers)}."] if numbers else []
+    return [f"Candidates (models times beam widths) from which each was chosen: {', '.join(numbers)}."] if numbers else []
 
 
 def domain_table(record: Record, data: str) -> str:
