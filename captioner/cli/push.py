@@ -30,10 +30,10 @@ def run(
 ) -> None:
     """Upload a model to the Hugging Face hub.
 
-    Uploads only the folder's config, weights, vocabulary and card, unchanged and in one commit. Log in first, with:
-    hf auth login
+    Only the model's own files are uploaded: config, card, vocabulary, and weights, graphs and consensus if it has them;
+    unchanged and in one commit. Log in first: hf auth login
 
-    Others give the name as --model; USER/MODEL@REVISION is a branch, a tag or a commit.
+    Others use the model by --model USER/MODEL; USER/MODEL@REVISION is a branch, a tag or a commit.
     """
     from captioner import files, store
     from captioner.errors import CheckpointError
