@@ -283,7 +283,9 @@ def _candidates(models: Sequence[str]) -> list[str]:
         for name, about in abouts.items()
         if "candidates" in about
     ]
-    return [f"Candidates (models times beam widths) from which each was chosen: {', '.join(numbers)}."] if numbers else []
+    if not numbers:
+        return []
+    return [f"Candidates (models times beam widths) from which each was chosen: {', '.join(numbers)}."]
 
 
 def domain_table(record: Record, data: str) -> str:
