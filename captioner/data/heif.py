@@ -6,7 +6,7 @@ from typing import IO
 
 from PIL import ImageFile
 
-from captioner.data.heif_boxes import PADDING, coded_pixels
+from captioner.data.heif_boxes import PADDING, check_item_kinds, coded_pixels
 from captioner.data.pixel_limit import check_declared, check_size
 from captioner.errors import ImageError
 
@@ -34,6 +34,7 @@ def open_heif(stream: IO[bytes], name: str) -> ImageFile.ImageFile:
 
     Raises:
         ImageError: about ``name``: pi-heif cannot be imported.
+        ValueError: it is damaged.
     """
     try:
         from pi_heif.as_plugin import HeifImageFile
@@ -41,6 +42,8 @@ def open_heif(stream: IO[bytes], name: str) -> ImageFile.ImageFile:
         missing = isinstance(error, ModuleNotFoundError)
         state = "is not installed" if missing else f"does not load here ({' '.join(str(error).split())})"
         raise ImageError(name, _NO_HEIF.format(state)) from error
+    stream.seek(0)
+    check_item_kinds(stream.read())
     stream.seek(0)
     return HeifImageFile(stream)  # directly: registering it would change Pillow for the whole program
 

@@ -75,6 +75,27 @@ def coded_pixels(data: bytes, name: str) -> tuple[int, tuple[int, int]]:
     return total, largest
 
 
+def check_item_kinds(data: bytes) -> None:
+    """Check that the kinds of a file's items are text: pi-heif ends the process where that of metadata is not.
+
+    Raises:
+        ValueError: one is not.
+    """
+    for kind, start, end in _boxes(data, 0, len(data)):
+        for inner, first, last in _boxes(data, start + 4, end) if kind == b"meta" else ():
+            wide = 4 if inner == b"iinf" and any(data[first : first + 1]) else 2
+            for entry, place, stop in _boxes(data, first + 4 + wide, last) if inner == b"iinf" else ():
+                if entry == b"infe" and place < stop:
+                    version = data[place]
+                    texts = place + 4 + (4 if version >= 3 else 2) + 2  # after the number and the protection
+                    four = data[texts : texts + 4] if version >= 2 else b""
+                    _name, _, kinds = data[texts + len(four) : stop].partition(b"\0")
+                    try:
+                        (four + kinds).decode()
+                    except UnicodeDecodeError:
+                        raise ValueError("the kind of one of its items is not text") from None
+
+
 def _area(size: tuple[int, int]) -> int:
     return max(size[0] - PADDING, 0) * max(size[1] - PADDING, 0)
 

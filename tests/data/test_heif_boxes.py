@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 import pytest
 
-from captioner.data.heif_boxes import PADDING, coded_pixels
+from captioner.data.heif_boxes import PADDING, check_item_kinds, coded_pixels
 from captioner.errors import ImageError
 
 LEAST = 4096  # pixels that an image counts at least
@@ -25,6 +25,22 @@ def box(kind: bytes, *content: bytes, long: bool = False, last: bool = False) ->
 
 def full(kind: bytes, version: int, *content: bytes, flags: int = 0) -> bytes:
     return box(kind, struct.pack(">I", version << 24 | flags), *content)
+
+
+@pytest.mark.parametrize("version", [0, 1, 2, 3])
+def test_the_kinds_of_items_are_text_and_their_names_anything(version: int) -> None:
+    head = bytes([0xFF] * (6 if version == 3 else 4))  # a number and a protection
+    kind = b"mime" if version > 1 else b""
+    for long in (False, True):
+        for texts, fine in ((b"\xe9\0text/xml\0", True), (b"\0text/\xe9ml\0", False), (b"\0\0", True)):
+            entries = full(b"infe", version, head, kind, texts)
+            file = full(b"meta", 0, full(b"iinf", long, number(1, 4 if long else 2), entries))
+            if not fine:
+                with pytest.raises(ValueError, match="not text"):
+                    check_item_kinds(file)
+                continue
+            for end in range(len(file) + 1):
+                check_item_kinds(file[:end])
 
 
 def number(value: int, size: int) -> bytes:

@@ -237,6 +237,15 @@ def test_a_heic_that_hides_a_huge_image_behind_a_crop_is_refused_before_decoding
     assert "20000 x 20000 is 400,000,000 pixels" in refusal(declaring(content, 20_000, 20_000)).reason
 
 
+@pytest.mark.parametrize("name", [b"mime\0application/rdf+xml", b"application/rdf+xml"])
+def test_a_heic_with_a_damaged_item_does_not_end_the_process(name: bytes) -> None:
+    content = heic(scene(), xmp=b"<x/>")
+    assert name in content and load_image(content).size == (80, 60)
+    damaged = content.replace(name, name[:2] + b"\xff" + name[3:])
+    reason = "damaged or truncated HEIC (the kind of one of its items is not text); get a fresh copy of it"
+    assert refusal(damaged).reason == reason
+
+
 def test_without_pi_heif_the_error_recommends_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "IMG_0001.HEIC"
     path.write_bytes(heic(scene()))
