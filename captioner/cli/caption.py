@@ -213,9 +213,9 @@ def _show(row: rows.Row, prefix: str, *, score: bool) -> None:
 
 def _only_error(given: images.Images, first: list[Item]) -> ImageError | None:
     """Return the error of the only image, if the model need not be loaded to find it."""
-    if [item.name for item in first] != given.paths:
+    if len(first) != 1 or [first[0].name] != given.paths:
         return None
-    (item,) = first
+    item = first[0]
     if item.data is None:
         return ImageError(item.name, item.error)
     return given.unreadable(given.paths) if isinstance(item.data, str) else None

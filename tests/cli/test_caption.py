@@ -104,6 +104,13 @@ def test_output_files(caption, images: Path, tmp_path: Path, kind: str) -> None:
     assert list(file.parent.iterdir()) == [file]
 
 
+def test_several_files_go_into_one_output(caption, images: Path, tmp_path: Path) -> None:
+    file, given = tmp_path / "captions.csv", [images / "red.jpg", images / "blue.jpg", images / "no.jpg"]
+    result = caption(*given, "-o", file)
+    assert result.code == 1 and result.err.endswith(f"{file}: 2 captioned, 1 failed\n")
+    assert [row["image"] for row in csv.DictReader(file.read_text().splitlines())] == [*map(str, given)]
+
+
 def test_the_same_command_again_takes_only_what_is_new_changed_or_failed(
     caption, images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
