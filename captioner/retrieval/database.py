@@ -110,5 +110,6 @@ def _guarded(path: Path) -> Iterator[None]:
         raise FileError(f"{path}: cannot be used ({first_line(error)}); give another --index") from error
     except sqlite3.DatabaseError as error:
         raise FileError(
-            f"{path}: is damaged, or not an index of captioner ({first_line(error)}); delete it, to have it made again"
+            f"{path}: is damaged, or not an index of captioner ({first_line(error)}); give another --index, or, if "
+            "captioner find made it, delete it"
         ) from error
