@@ -19,7 +19,7 @@ from typing import Any, TextIO, TypeAlias
 from captioner import files
 from captioner.collection.items import Item
 from captioner.data import rows
-from captioner.errors import BulkError
+from captioner.errors import BulkError, FileError
 
 #: size and time of the image of a row, whether it failed, and whether another model or language is wanted
 State: TypeAlias = "tuple[int | None, str | None, bool, bool]"
@@ -158,10 +158,16 @@ class Record:
         """Close the file, and remove the older rows of images that were captioned again; without rows, remove it.
 
         Raises:
-            FileError: the disk is full or fails.
+            FileError: the disk is full or fails, or the file is not there any more.
         """
         with files.writing(self._path):
             os.fsync(self._file.fileno())
+        if not os.path.exists(self._path) or not os.path.samestat(os.fstat(self._file.fileno()), os.stat(self._path)):
+            self._file.close()
+            raise FileError(
+                f"{self._path}: another program has removed or replaced it meanwhile, with the rows of this run; run "
+                "this again"
+            )
         if self._stale:
             self._remove_older()
         self._file.close()

@@ -171,7 +171,8 @@ def open_image(path: Path) -> IO[bytes]:
     """
     try:
         if not path.is_file():  # opening a pipe would wait for a writer
-            raise ImageError(path, "there is no such file" if not os.path.lexists(path) else "is not a regular file")
+            missing = not os.path.lexists(path)
+            raise ImageError(path, "there is no such file; check the name" if missing else "is not a file; give one")
         return open(path, "rb")
     except (OSError, ValueError) as error:
         reason = error.strerror if isinstance(error, OSError) else error

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import os
+import shutil
 from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
@@ -16,7 +17,7 @@ from captioner.caption import Caption
 from captioner.collection.items import Item
 from captioner.collection.record import Record, open_record
 from captioner.data import rows
-from captioner.errors import BulkError, ImageError
+from captioner.errors import BulkError, FileError, ImageError
 
 TWO = Caption("A dog.", ["a", "dog"], -1.0, others=[Caption("A cat.", ["a", "cat"], -2.0)])
 kinds = pytest.mark.parametrize("kind", ["jsonl", "csv"])
@@ -167,6 +168,25 @@ def test_everything_again(tmp_path: Path) -> None:
     run(path, photos(tmp_path, "1", "2"))
     assert str(run(path, photos(tmp_path, "1", "2"), overwrite=True).counts) == "2 captioned (2 changed)"
     assert found(path) == [("1", True), ("2", True)]
+
+
+@pytest.mark.parametrize("how", ["removed", "replaced", "folder"])
+def test_a_file_that_another_program_removes_or_replaces_meanwhile_is_named(tmp_path: Path, how: str) -> None:
+    path = tmp_path / "folder" / "out.jsonl"
+    path.parent.mkdir()
+    with (
+        pytest.raises(FileError, match=r"out\.jsonl: another program has removed or replaced it meanwhile"),
+        open_record(path, model="tiny") as record,
+    ):
+        for item in record.chosen(photos(tmp_path, "1", "2")):
+            record.write(rows.row(item.name, TWO, model="tiny", stamp=item.stamp))
+            if how == "folder":
+                shutil.rmtree(path.parent, ignore_errors=True)
+            else:
+                path.unlink(missing_ok=True)
+                if how == "replaced":
+                    path.write_text("mine\n")
+    assert how != "replaced" or path.read_text() == "mine\n"
 
 
 def test_only_one_run_writes_a_file(tmp_path: Path) -> None:
