@@ -78,7 +78,7 @@ def status_of(path: Path) -> os.stat_result | None:
         if getattr(error, "errno", None) == errno.ENAMETOOLONG:
             return None
         reason = error.strerror if isinstance(error, OSError) else error
-        raise FileError(f"{path}: cannot be read ({reason})") from error
+        raise FileError(f"{path}: cannot be read ({reason}); change the permissions of its folder") from error
 
 
 def check_image(image: Path, seen: os.stat_result | None) -> None:

@@ -86,6 +86,7 @@ class TextSidecars:
                 return Outcome(path, kept=(TEXT,))
         self._folders.claim(path, image)
         check_image(image, seen)
+        files.check_place(path)
         # The record comes first: a run that is killed in between leaves a line without a text, which does no harm.
         self._append_record(path, image, mark(text))
         write_file(path, text_file(text), present)

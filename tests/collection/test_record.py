@@ -189,6 +189,18 @@ def test_a_file_that_another_program_removes_or_replaces_meanwhile_is_named(tmp_
     assert how != "replaced" or path.read_text() == "mine\n"
 
 
+def test_a_folder_that_must_not_be_written_to_is_named_with_the_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(os, "access", lambda path, mode: False)
+    path = tmp_path / "out.jsonl"
+    with (
+        pytest.raises(FileError, match=r"^\S+/out\.jsonl: the folder \S+ must not be written to"),
+        open_record(path, model="t"),
+    ):
+        pass
+
+
 def test_only_one_run_writes_a_file(tmp_path: Path) -> None:
     path = tmp_path / "out.jsonl"
     with open_record(path, model="tiny"):

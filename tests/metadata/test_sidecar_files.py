@@ -98,9 +98,11 @@ def test_a_name_that_leaves_no_room_for_that_of_a_sidecar_costs_only_the_sidecar
     assert embed(image, "a dog", beside=sidecar_texts(image)).written == BOTH
     assert XmpSidecars(name="photo.xmp").write(image, "a dog").written == BOTH
     image.with_suffix(".xmp").unlink()
+    before = sorted(image.parent.iterdir())
     for writer in (XmpSidecars(), TextSidecars(extension=".caption")):
         with pytest.raises(FileError, match=r"its name is too long for the file system \(259 bytes\)"):
             writer.write(image, "a dog")
+    assert sorted(image.parent.iterdir()) == before, "nor is it recorded"
     assert [each.place for each in texts_of(image)] == [image.name] * 2
 
 
