@@ -186,7 +186,8 @@ def run(
             if streams.lost() and output is None:
                 break
     if copies and (copies.copies or copies.bursts):
-        console.note(f"left out {copies.copies:,} copies and {copies.bursts:,} photos of bursts")
+        same = "1 copy" if copies.copies == 1 else f"{copies.copies:,} copies"
+        console.note(f"left out {same} and {console.count(copies.bursts, 'photo')} of bursts")
     if library and library.kept:
         console.note(f"kept captions by people in {library.kept:,} photos; --overwrite replaces them")
     if record:

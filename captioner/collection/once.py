@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Iterable, Iterator
 from datetime import datetime
 from typing import Any
@@ -11,7 +10,9 @@ import numpy as np
 from PIL import Image
 
 from captioner.collection.items import Item
-from captioner.data.images import digest, load_image
+from captioner.data.heif import is_heif, open_heif
+from captioner.data.images import digest, load_image, silence_pillow
+from captioner.data.sources import name_of, open_source
 from captioner.errors import ImageError
 
 SECONDS = 2.0
@@ -82,8 +83,10 @@ def difference_hash(image: Image.Image) -> int:
 
 def _taken(data: str | bytes) -> tuple[Any, datetime] | None:
     """Return the camera and the time of a photo, from its EXIF data."""
+    silence_pillow()
     try:
-        with Image.open(io.BytesIO(data) if isinstance(data, bytes) else data) as image:
+        with open_source(data, name_of(data)) as file:
+            image = open_heif(file, "") if is_heif(file.read(1024)) else Image.open(file)
             exif = image.getexif()
         inner = exif.get_ifd(_EXIF)
         time = datetime.strptime(str(inner[_TIME]).strip("\0 "), "%Y:%m:%d %H:%M:%S")

@@ -97,7 +97,7 @@ def load_image(source: ImageSource, *, max_pixels: int | None = None, min_size: 
     """
     limit = pixel_limit(max_pixels)
     name = name_of(source)
-    _silence_pillow()
+    silence_pillow()
     if not isinstance(source, Image.Image) and not is_tensor(source) and not is_array(source):
         with open_source(source, name) as stream:
             return _read(stream, name, lambda stream: _decode(stream, name, limit, min_size))
@@ -121,7 +121,7 @@ def check_file(source: str | Path | bytes, *, max_pixels: int | None = None) -> 
         ImageError: there is no such file, it is not an image, or it has more pixels than ``max_pixels``.
     """
     name = name_of(source)
-    _silence_pillow()
+    silence_pillow()
     limit = pixel_limit(max_pixels)
     with open_source(source, name) as stream, kept_messages():
         if is_raw(name, stream.read(16)):
@@ -271,7 +271,7 @@ def _clean(image: Image.Image, name: str) -> Image.Image:
     return rgb
 
 
-def _silence_pillow() -> None:
+def silence_pillow() -> None:
     """Keep Pillow's warnings (damaged EXIF and the like) off the terminal.
 
     One filter for Pillow's modules stays in place: ``catch_warnings`` replaces a list that all threads share, so

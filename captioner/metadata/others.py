@@ -68,7 +68,9 @@ class Other(Container):
         from PIL import Image
 
         from captioner.data.heif import is_heif, open_heif
+        from captioner.data.images import silence_pillow
 
+        silence_pillow()
         with suppress(Exception), open(path, "rb") as file:  # a damaged file can make a library raise nearly anything
             image = open_heif(file, str(path)) if is_heif(head) else Image.open(file, formats=["AVIF"])
             self.packet = image.info.get("xmp")

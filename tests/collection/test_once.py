@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
+import pillow_heif
+import pytest
 from PIL import Image
 
 from captioner.collection.items import Item
@@ -64,6 +67,27 @@ def test_the_first_of_a_burst_stands_for_the_rest(tmp_path: Path) -> None:
     once = Once()
     assert kept(once, items) == ["a", "d", "f", "g", "h", "i"]
     assert (once.copies, once.bursts) == (0, 3)
+
+
+def test_bursts_of_a_phone_are_heic(tmp_path: Path) -> None:
+    items = []
+    for number in range(3):
+        photo(tmp_path / "a.jpg", noise=number, time=f"10:00:0{number}")
+        path = tmp_path / f"{number}.heic"
+        with Image.open(tmp_path / "a.jpg") as image:
+            pillow_heif.from_pillow(image).save(path, format="HEIF")
+        items.append(Item.of_file(str(path)))
+    once = Once()
+    assert kept(once, items) == ["0"] and once.bursts == 2
+
+
+def test_pipes_are_not_opened_and_large_photos_not_warned_about(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, recwarn: pytest.WarningsRecorder
+) -> None:
+    os.mkfifo(tmp_path / "pipe.jpg")
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 30_000)
+    items = [Item.of_file(str(tmp_path / "pipe.jpg")), photo(tmp_path / "a.jpg", time="10:00:00")]
+    assert kept(Once(), items) == ["pipe", "a"] and not len(recwarn)
 
 
 def test_the_hash_compares_neighbouring_pixels() -> None:
