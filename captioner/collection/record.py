@@ -318,6 +318,7 @@ def open_record(
         BulkError: the file was not written by this program with these options, or another run is writing it.
         FileError: it cannot be read or written.
     """
+    files.check_place(path)
     with files.only_writer(path, error=BulkError):
         try:
             record = Record(

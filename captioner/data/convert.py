@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import re
 import shutil
+import stat
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import partial
@@ -263,6 +264,8 @@ def _relative(path: Path, folder: Path) -> str:
 def _content(path: Path, size: int = -1) -> bytes:
     """Return the bytes of a file, or the first of them."""
     try:
+        if not stat.S_ISREG(os.stat(path).st_mode):  # opening a pipe would wait for a writer
+            raise ImageError(path, "is not a file; it is left out")
         with open(path, "rb") as stream:
             return stream.read(size)
     except FileNotFoundError as error:

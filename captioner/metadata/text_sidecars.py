@@ -95,6 +95,7 @@ class TextSidecars:
     def _append_record(self, sidecar: Path, image: Path, its_mark: str) -> None:
         record = sidecar.parent / RECORD
         line = json.dumps({"sidecar": sidecar.name, "image": image.name, "mark": its_mark})
+        files.check_place(record)
         with self._folders.lock, files.writing(record):
             try:
                 with open(record, "ab+") as file:
@@ -110,6 +111,8 @@ class TextSidecars:
 def _read_record(path: Path, folder: Folder) -> None:
     """Read the new lines of a folder's record; damaged lines are passed over."""
     try:
+        if not (path / RECORD).is_file():  # opening a pipe would wait for a writer
+            return
         with open(path / RECORD, "rb") as file:
             file.seek(folder.end)
             lines = file.read()

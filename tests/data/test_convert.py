@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import os
 import tarfile
 from contextlib import redirect_stdout
 from pathlib import Path
@@ -229,9 +230,12 @@ def test_images_inside_files_get_an_extension(tmp_path: Path) -> None:
     assert [error.reason for error in result.errors] == ["is not an image of a known kind; leave it out"]
 
 
-def test_missing_images_are_left_out(tmp_path: Path) -> None:
+@pytest.mark.parametrize("pipe", [False, True])
+def test_missing_images_and_pipes_are_left_out(tmp_path: Path, pipe: bool) -> None:
     data = data_in(tmp_path / "source")
     (tmp_path / "source/b.jpg").unlink()
+    if pipe:
+        os.mkfifo(tmp_path / "source/b.jpg")
     steps: list[tuple[int, int]] = []
     for format in WRITABLE:
         result = convert(

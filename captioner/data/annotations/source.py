@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import stat
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import suppress
@@ -188,6 +189,7 @@ class Source:
 
     def text(self, file: Path) -> str:
         """Return the text of a caption file."""
+        _check_regular(file)
         size = file.stat().st_size
         if size > MOST:
             raise AnnotationError(f"{file}: has {size:,} bytes, more than the {MOST:,} that are read; split it")
@@ -218,7 +220,14 @@ def _names_in(folder: Path) -> dict[str, list[str]]:
     return names
 
 
+def _check_regular(file: Path) -> None:
+    """Check that a file is no pipe or device: opening it would wait for a writer."""
+    if not stat.S_ISREG(file.stat().st_mode):
+        raise AnnotationError(f"{file}: is not a file, and stands where a text belongs; move it away")
+
+
 def _start_of(file: Path) -> list[str]:
+    _check_regular(file)
     with open(file, "rb") as stream:
         raw = stream.read(65536)
     check_text(raw, file)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 
 import pytest
@@ -140,11 +141,13 @@ def test_images_without_text_and_text_without_images_are_reported(tmp_path: Path
         write(tmp_path / name, content)
     write(tmp_path / "d.jpg", "")
     write(tmp_path / "d.txt", b"\0\1\0\0")
+    os.mkfifo(tmp_path / "b.txt")
     data = read_captions(tmp_path)
     assert list(captions_of(data)) == ["a.jpg"]
     problems = {Path(problem.place).name: problem.reason for problem in data.problems}
-    assert list(problems) == ["d.txt", "b.jpg", "c.jpg", "d.jpg"]
+    assert list(problems) == ["b.txt", "d.txt", "b.jpg", "c.jpg", "d.jpg"]
     assert "is not text" in problems["d.txt"] and "no caption" in problems["b.jpg"]
+    assert "is not a file" in problems["b.txt"]
     assert data.notes == (f"{tmp_path}: 1 .txt files have no image of their name, such as {tmp_path}/README.txt",)
 
 
