@@ -226,7 +226,10 @@ class Record:
             try:
                 row = json.loads(line)
                 language = str((row.get("translation") or {}).get("language", ""))
-                row = {name: row[name] for name in ("image", "model", "error", *rows.STAMP)} | {"language": language}
+                row = {name: row[name] for name in ("model", "error", *rows.STAMP)} | {
+                    "image": os.fspath(row["image"]),  # a TypeError if it is no text
+                    "language": language,
+                }
             except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
                 if not line.endswith("\n"):
                     return

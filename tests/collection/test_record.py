@@ -99,7 +99,11 @@ def test_a_last_row_stays_whose_line_end_an_editor_removed(tmp_path: Path, kind:
 
 @kinds
 @pytest.mark.parametrize(
-    "text", ["my notes\n", "a,b\n1,2\n", "a,b\n1,2", '{"image": 1}\n', '{}\n{"a": 2}', "no line end"]
+    "text",
+    [
+        *("my notes\n", "no line end", "[]\n", "a,b\n1,2\n", "a,b\n1,2", '{"image": 1}\n', '{}\n{"a": 2}'),
+        '{"image": ["1"], "model": "tiny", "error": null, "bytes": 1, "modified": null}\n',
+    ],
 )
 def test_a_file_of_another_kind_is_left_alone(tmp_path: Path, kind: str, text: str) -> None:
     path = tmp_path / f"out.{kind}"
