@@ -55,7 +55,8 @@ def run(
             "-o",
             callback=outputs.ends_in("html"),
             dir_okay=False,
-            help="Also write a contact sheet of these photos, an .html file that loads nothing.",
+            help="Also write a contact sheet of these photos, an .html file that loads nothing. A file that this "
+            "program did not write is not replaced.",
         ),
     ] = None,
     json: options.JsonLines = False,
@@ -87,7 +88,7 @@ def run(
     from captioner import store
     from captioner.cli.caption import RECORD
     from captioner.data.find import find_images
-    from captioner.data.mark import is_drawn_image
+    from captioner.data.mark import check_replaceable, is_drawn_image
     from captioner.retrieval import INDEX, Finder, contact_sheet, open_index
     from captioner.retrieval.ranking import words_of
 
@@ -98,6 +99,8 @@ def run(
     if others:
         raise typer.BadParameter("an ensemble cannot find photos; give one model", param_hint="--model")
     outputs.check_outputs([*(captions or ()), *([index] if index else ())], output=output)
+    if output:
+        check_replaceable(output)
     failures = console.Failures()
     load = cache(partial(_load, located, device=device, engine=engine))
     found = find_images([folder], recursive=recursive, on_empty=failures)

@@ -108,6 +108,11 @@ def test_the_contact_sheet_shows_and_links_the_photos(find, photos: Path, tmp_pa
         image["src"].startswith("data:image/jpeg;base64,") for image in parsed.images
     )
     assert "<script" not in text and "<b>" not in text and "default-src 'none'" in text
+    assert find("a dog", photos, "-o", page).code == 0 and page.read_text() != text
+    page.write_text("my notes")
+    refused = find("a dog", photos, "-o", page)
+    assert refused.code == 1 and "is not a figure that this program drew" in refused.err
+    assert page.read_text() == "my notes" and refused.out == ""
 
 
 def test_wrong_uses(find, run, model: Path, partner: Path, photos: Path, tmp_path: Path) -> None:
