@@ -92,25 +92,32 @@ def _readable(rate: float) -> str:
 def _lines(title: str, *, at_once: bool, every: float = 60.0) -> Progressing:
     """Return a function that prints the progress from time to time; see :func:`progress`.
 
-    The first line comes with the first call if that has much left to do.
+    The first line comes with the first call if that has much left to do. The rate is that since the first call, as a
+    resumed run has done something before.
     """
-    began = printed = time.monotonic()
-    first = at_once
+    printed = time.monotonic()
+    first: tuple[int, float] | None = None
 
     def show(done: int, total: int | None, details: str = "") -> None:
         nonlocal printed, first
         now = time.monotonic()
         of = "" if total is None else f" of {total:,}"
-        announce, first = first and total is not None and total - done >= _MANY, False
-        if announce:
-            printed = now
-            console.note(f"{title}: {done:,}{of}")
+        if first is None:
+            first = done, now
+            if at_once and total is not None and total - done >= _MANY:
+                printed = now
+                console.note(f"{title}: {done:,}{of}")
         if now - printed < every:
             return
         printed = now
-        rate = done / (now - began)
-        left = f", {timedelta(seconds=round((total - done) / rate))} left" if total is not None and rate else ""
-        console.note(f"{title}: {done:,}{of}, {_readable(rate)} a second{left}{'; ' * bool(details)}{details}")
+        before, began = first
+        line = f"{title}: {done:,}{of}"
+        if done > before:
+            rate = (done - before) / (now - began)
+            line += f", {_readable(rate)} a second"
+            if total is not None:
+                line += f", {timedelta(seconds=round((total - done) / rate))} left"
+        console.note(f"{line}{'; ' * bool(details)}{details}")
 
     return show
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import re
 import sys
 from collections.abc import Iterator
+from itertools import count
 
 import pytest
 
@@ -56,14 +58,29 @@ def test_without_a_terminal_progress_is_a_line_a_minute(
     clock = iter([0.0, 0.5, 61.0, 90.0, 130.0, 200.0, 261.0])
     monkeypatch.setattr("captioner.cli.bars.time.monotonic", lambda: next(clock))
     with bars.progress("Captioning") as progress:
-        for done, total in ((10, 1000), (122, 1000), (200, 1000), (260, 1000)):
+        for done, total in ((610, 1000), (731, 1000), (800, 1000), (869, 1000)):  # a resumed run
             progress(done, total)
         progress(5_000, None)
         progress(7_000, None)
     assert capsys.readouterr().err.splitlines() == [
-        "Captioning: 10 of 1,000",
-        "Captioning: 122 of 1,000, 2 a second, 0:07:19 left",
-        "Captioning: 260 of 1,000, 2 a second, 0:06:10 left",
-        "Captioning: 5,000, 25 a second",
-        "Captioning: 7,000, 27 a second",
+        "Captioning: 610 of 1,000",
+        "Captioning: 731 of 1,000, 2 a second, 0:02:14 left",
+        "Captioning: 869 of 1,000, 2 a second, 0:01:06 left",
+        "Captioning: 5,000, 22 a second",
+        "Captioning: 7,000, 25 a second",
     ]
+
+
+@pytest.mark.usefixtures("own_console")
+def test_a_bar_of_a_resumed_run_has_the_rate_of_this_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    terminal = Terminal()
+    monkeypatch.setattr(sys, "stderr", terminal)
+    monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.setenv("COLUMNS", "100")
+    clock = count()
+    monkeypatch.setattr("rich.console.monotonic", lambda: float(next(clock)))
+    with bars.progress("training") as progress:
+        for done in range(5000, 5100):
+            progress(done, 6000, "loss 2.5")
+    (rate,) = re.findall(r"5099/6000 *([\d.]+)/s", re.sub(r"\x1b\[[\d;]*m", "", terminal.getvalue()))[-1:]
+    assert float(rate) < 2
