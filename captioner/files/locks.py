@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from captioner.errors import CaptionerError
+from captioner.errors import CaptionerError, FileError
 from captioner.files.disk import check_folder, place_error
 
 try:
@@ -86,6 +86,8 @@ def only_writer(path: str | Path, *, error: type[CaptionerError]) -> Iterator[No
 @contextmanager
 def _locked(what: Path, path: Path, taken: CaptionerError) -> Iterator[None]:
     """Lock the file ``path`` or raise ``taken``; the folders that it needs are made, and removed if they stay empty."""
+    if what.is_file() and what in path.parents:
+        raise FileError(f"{what}: is a file, not a folder; give another place")
     check_folder(what if what.parent == path.parent else path)
     made = [each for each in path.parents if not each.exists()]
     try:

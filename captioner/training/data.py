@@ -39,6 +39,7 @@ def read_data(config: TrainConfig, warn: Callable[[str], object]) -> tuple[Capti
     train, dev = _splits(data, settings, warn)
     if others:
         train, dev = _merged([(train, dev), *map(_splits_of_another, others)])
+    train = _worded(train, warn)
     if settings.exclude is not None:
         train = _without(train, settings.exclude, warn)
     _check_apart(train, dev, warn)
@@ -63,6 +64,27 @@ def _merged(pairs: Sequence[tuple[CaptionData, CaptionData | None]]) -> tuple[Ca
     whole = merge(*sets)
     names = dict.fromkeys(dev.name for _, dev in pairs if dev is not None)
     return whole.split("train"), replace(whole.split("dev"), name="+".join(names))
+
+
+def _worded(train: CaptionData, warn: Callable[[str], object]) -> CaptionData:
+    """Leave out captions without a word, such as "...", which would teach the model to write nothing.
+
+    Raises:
+        AnnotationError: no caption has a word.
+    """
+
+    def has_word(caption: str) -> bool:
+        return any(map(str.isalnum, caption)) or bool(tokenize(caption))
+
+    wordless = [caption for image in train.images for caption in image.captions if not has_word(caption)]
+    if not wordless:
+        return train
+    images = (replace(image, captions=tuple(filter(has_word, image.captions))) for image in train.images)
+    kept = tuple(image for image in images if image.captions)
+    if not kept:
+        raise AnnotationError(f"{train.name}: no training caption has a word, the first: {wordless[0]!r:.60}")
+    warn(f"{train.name}: {len(wordless):,} captions without a word, such as {wordless[0]!r:.60}, are left out")
+    return replace(train, images=kept)
 
 
 def _without(train: CaptionData, path: Path, warn: Callable[[str], object]) -> CaptionData:

@@ -36,7 +36,7 @@ from captioner.training.log import Log
 from captioner.training.objective import Objective
 from captioner.training.optimisation import BatchLoss, Gradients, start_fabric
 from captioner.training.recipe import RunConfig
-from captioner.training.resume import changed_settings, check_data, check_output, fixed_settings
+from captioner.training.resume import changed_settings, check_data, check_models, check_output, fixed_settings
 from captioner.training.schedule import learning_rate_factor
 from captioner.training.state import STATE, RunProgress, load_state, save_state
 
@@ -222,8 +222,10 @@ class Loop(ABC, Generic[B]):
         """Load the saved state, and return whether the run is finished already.
 
         Raises:
-            CheckpointError: the state cannot be resumed, or the run is finished and its best model is missing.
+            CheckpointError: the state cannot be resumed, a saved model is damaged, or the run is finished and its best
+                model is missing.
         """
+        check_models(self.output)
         self.load()
         progress = self.progress
         lost = progress.best >= 0 and not best.exists()

@@ -39,7 +39,7 @@ def check_output(folder: Path, *, resume: bool) -> None:
     """Check that the folder of a run is free, or holds the run to resume.
 
     Raises:
-        CheckpointError: it holds another run, a model that the run would replace, or none to resume.
+        CheckpointError: it holds another run, models that the run would replace, or none to resume.
     """
     exists = (folder / STATE).exists()
     if exists and not resume:
@@ -47,17 +47,31 @@ def check_output(folder: Path, *, resume: bool) -> None:
     if resume and not exists:
         raise CheckpointError(f"{folder}: holds no run to resume; leave out --resume to start one")
     for model in () if resume else (folder / "best", folder / "last"):
-        if (model / store.CONFIG).exists() and not _is_leftover(model):
-            raise CheckpointError(
-                f"{model}: is a model, which this run would replace; remove it, or give another --output"
-            )
+        if model.is_dir() and not _is_leftover(model):
+            raise CheckpointError(f"{model}: exists, and the run would replace it; remove it, or give another --output")
 
 
 def _is_leftover(model: Path) -> bool:
     """Return whether a model is that of a run that was stopped before it saved its state, in the first epoch."""
     with suppress(CheckpointError):
-        return (model.parent / store.CONFIG).exists() and store.about(model).get("epoch", 2) < 2
+        return (model.parent / store.CONFIG).exists() and store.about(model).get("epoch") in (0, 1)
     return False
+
+
+def check_models(folder: Path) -> None:
+    """Check, before a resumed run trains, that its saved models are whole or missing.
+
+    Raises:
+        CheckpointError: one is damaged.
+    """
+    for model in (folder / "best", folder / "last"):
+        if model.is_dir():
+            try:
+                store.read_whole(model, store.kind_of(model))
+            except CheckpointError as error:
+                raise CheckpointError(
+                    f"{error}; or remove {model}: a run that trains further writes it again"
+                ) from None
 
 
 def check_data(path: Path, progress: RunProgress, data: str, steps: int) -> None:

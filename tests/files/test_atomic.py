@@ -193,6 +193,16 @@ def test_an_impossible_place_is_refused_before_the_work(tmp_path: Path, name: st
     assert sorted(os.listdir(tmp_path)) == ["file", "pipe"]
 
 
+@pytest.mark.parametrize(
+    ("name", "reason"), [("file", "file: is a file, not a folder"), ("file/x", "x: file is a file")]
+)
+def test_a_file_cannot_be_locked_as_a_folder(tmp_path: Path, name: str, reason: str) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(FileError, match=reason), files.only_one(tmp_path / name, error=FileError, work="trains"):
+        pass
+    assert os.listdir(tmp_path) == ["file"]
+
+
 @pytest.mark.parametrize("name", ["a" * 255, "-", "new/folder/captions.json", "ends with a dot.", "ü" * 127, "\udcff"])
 def test_a_possible_place_is_accepted_and_stays_empty(tmp_path: Path, name: str) -> None:
     files.check_place(tmp_path / name)

@@ -216,3 +216,22 @@ def test_training_images_that_are_in_dev_are_reported(tmp_path: Path) -> None:
         f"1 training images, such as {tmp_path / 'other' / 'd.jpg'}, are in dev too"
         in read(own, f"data.also=[{other}]")[2][0]
     )
+
+
+def test_captions_without_a_word_are_not_learned(tmp_path: Path) -> None:
+    rows = [
+        "a.jpg,...,train",
+        "b.jpg,?!,train",
+        "b.jpg,a photo,train",
+        "c.jpg,一只狗,train",
+        "d.jpg,...,dev",
+        "d.jpg,x,dev",
+    ]
+    own = table(tmp_path, ["image,caption,split", *rows])
+    said: list[str] = []
+    train, dev = read_data(load_config(own), said.append)
+    assert [image.captions for image in train.images] == [("a photo",), ("一只狗",)]
+    assert [image.captions for image in dev.images] == [("...", "x")], "scores are those of the field's programs"
+    assert said == ["own: 2 captions without a word, such as '...', are left out"]
+    with pytest.raises(AnnotationError, match=r"no training caption has a word, the first: '\.\.\.'"):
+        read(table(tmp_path, ["image,caption,split", rows[0], rows[4]]))

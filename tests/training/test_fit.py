@@ -343,12 +343,26 @@ def test_features_of_other_images_are_not_trained_on(tiny: Path, images: Path, t
 
 def test_a_model_without_a_run_is_not_replaced(tiny: Path, first: Path, tmp_path: Path) -> None:
     shutil.copytree(first, tmp_path / "run" / "best")
-    with pytest.raises(CheckpointError, match="best: is a model, which this run would replace; remove it, or give"):
+    with pytest.raises(CheckpointError, match="best: exists, and the run would replace it; remove it, or give"):
         run(tiny, ["epochs=1"], output=tmp_path / "run")
     shutil.copytree(first.parent / "last", tmp_path / "run" / "last")
     shutil.copy(first.parent / "config.json", tmp_path / "run")  # of a run whose state was deleted
-    with pytest.raises(CheckpointError, match="is a model, which this run would replace"):
+    with pytest.raises(CheckpointError, match="exists, and the run would replace it"):
         run(tiny, ["epochs=1"], output=tmp_path / "run")
+
+
+def test_a_damaged_model_is_reported_before_a_resumed_run_trains(tiny: Path, tmp_path: Path) -> None:
+    best = run(tiny, ["epochs=1"], output=tmp_path / "run")
+    (best / "vocabulary.json").write_text("{")
+    events, heard = listening()
+    with pytest.raises(
+        CheckpointError, match=r"vocabulary\.json: .*; or remove .*best: a run that trains further writes it"
+    ):
+        run(tiny, ["epochs=2"], output=tmp_path / "run", resume=True, events=events)
+    assert not any("epoch 2" in line for line in heard)
+    shutil.rmtree(best)
+    run(tiny, ["epochs=2"], output=tmp_path / "run", resume=True)
+    assert read_whole(best)["about"]["epoch"] == 2
 
 
 def test_a_batch_without_a_readable_image_still_counts_as_a_step(tiny: Path, tmp_path: Path) -> None:
