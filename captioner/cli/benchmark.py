@@ -161,7 +161,7 @@ def run(
             part,
             output,
             training=training,
-            split=data.chosen(whole),
+            split=part.images[0].split,
             features=features or (),
             metrics=chosen,
             device=device,

@@ -110,9 +110,13 @@ def run(
             f"{part.name}: its images have no captions to score against; write the model's with --output-captions"
         )
 
+    from captioner.evaluation.results import coco_results, write_results
+
+    if output_captions is not None:
+        coco_results({image.image_id: "" for image in part.images})  # refuses ids that cannot be written
+
     from captioner import Captioner
     from captioner.evaluation.evaluate import evaluate
-    from captioner.evaluation.results import write_results
 
     captioner = Captioner.from_pretrained(store.join(located), device=device, engine=engine, **settings)
     with bars.progress("Captioning") as progress:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
@@ -91,14 +92,15 @@ class Nouns:
     """Finds words that name classes.
 
     Args:
-        names: the classes.
+        names: the classes, in any case and with spaces or underscores between words.
     """
 
     def __init__(self, names: Iterable[str]) -> None:
         self.phrases: dict[tuple[str, ...], str | None] = {}
         for name in names:
-            words, *phrases = SYNONYMS.get(name, "").split("|")
-            for phrase in (*words.split(), *phrases, *([] if name in _NOT_BY_NAME else [name])):
+            plain = " ".join(re.split(r"[\s_]+", name.lower().strip()))
+            words, *phrases = SYNONYMS.get(plain, "").split("|")
+            for phrase in (*words.split(), *phrases, *([] if plain in _NOT_BY_NAME else [plain])):
                 for form in (phrase, _plural(phrase)):
                     self.phrases.setdefault(tuple(form.split()), name)
         self.phrases |= {tuple(phrase.split()): None for phrase in _OTHER_THINGS.split("|")}

@@ -55,10 +55,12 @@ def read_boxes(path: str | Path) -> dict[str, Boxes]:
     data = read_json(path, dict, error=AnnotationError, cure=_CURE, most=MAX_BOXES_BYTES, encoding="utf-8-sig")
     try:
         names = {category["id"]: str(category["name"]) for category in data["categories"]}
-        boxes: dict[Any, dict[str, list[list[float]]]] = defaultdict(lambda: defaultdict(list))
-        crowds: dict[Any, set[str]] = defaultdict(set)
+        if len(names) < len(data["categories"]):
+            raise ValueError("two of its categories have the same id")
+        boxes: dict[str, dict[str, list[list[float]]]] = defaultdict(lambda: defaultdict(list))
+        crowds: dict[str, set[str]] = defaultdict(set)
         for annotation in data["annotations"]:
-            image_id, name = annotation["image_id"], names[annotation["category_id"]]
+            image_id, name = _id(annotation["image_id"]), names[annotation["category_id"]]
             x, y, width, height = map(float, annotation["bbox"])
             if not all(map(math.isfinite, (x, y, width, height))) or width < 0 or height < 0:
                 raise ValueError(f"a box of image {image_id} is {annotation['bbox']}")
@@ -66,22 +68,30 @@ def read_boxes(path: str | Path) -> dict[str, Boxes]:
                 crowds[image_id].add(name)
             else:
                 boxes[image_id][name].append([x, y, x + width, y + height])
-        by_image = {}
+        boxed, by_image = boxes.keys() | crowds.keys(), {}
         for image in data["images"]:
-            classes, crowd = boxes[image["id"]], crowds[image["id"]]
+            image_id = _id(image["id"])
+            classes, crowd = boxes.get(image_id, {}), crowds.get(image_id, set())
             size = np.array([image["width"], image["height"]] * 2, dtype=np.float64)
             if not (np.isfinite(size) & (size > 0)).all():
-                raise ValueError(f"the size of image {image['id']} is {image['width']} x {image['height']}")
+                raise ValueError(f"the size of image {image_id} is {image['width']} x {image['height']}")
+            if image_id in by_image:
+                raise ValueError(f"two of its images have the id {image_id}")
             labelled = {names[number] for number in image.get("labelled_categories", names)}
             known = {name: np.clip(np.array(rows) / size, 0, 1) for name, rows in classes.items() if name not in crowd}
-            number = image["id"]
-            by_image[str(int(number) if isinstance(number, float) and number.is_integer() else number)] = Boxes(
-                known, frozenset(labelled - classes.keys() - crowd), (round(size[0]), round(size[1]))
-            )
+            absent = frozenset(labelled - classes.keys() - crowd)
+            by_image[image_id] = Boxes(known, absent, (round(size[0]), round(size[1])))
+        if boxed and boxed.isdisjoint(by_image):
+            raise ValueError(f"none of its boxes is of one of its images; they are of images such as {min(boxed)}")
     except (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError) as error:
         why = f"{error} is missing" if isinstance(error, KeyError) else first_line(error)
         raise AnnotationError(f"{path}: not readable as COCO's instances ({why}); {_CURE}") from None
     return by_image
+
+
+def _id(value: Any) -> str:
+    """Return an image id as text, a whole number without its point."""
+    return str(int(value) if isinstance(value, float) and value.is_integer() else value)
 
 
 class Scene:

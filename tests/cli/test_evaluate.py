@@ -94,6 +94,12 @@ def test_malformed_records_are_reported_in_a_line(run, model: Path, malformed: P
         assert result.err.splitlines()[-1] == f"error: {malformed}:5: the caption is empty"
 
 
+def test_ids_that_cannot_be_written_are_refused_before_the_work(run, model: Path, tmp_path: Path) -> None:
+    (tmp_path / "data.csv").write_text("image,caption\n7,a dog\n07,a dog\n")
+    result = run("evaluate", model, tmp_path / "data.csv", *METRICS, "--output-captions", tmp_path / "captions.json")
+    assert result.code == 1 and "image '07': another id is the same number" in result.err
+
+
 def test_features_of_another_encoder_are_refused(run, model: Path, dataset: Path, features: Path) -> None:
     index = features / "index.json"
     index.write_text(json.dumps(json.loads(index.read_text()) | {"fingerprint": "other"}))

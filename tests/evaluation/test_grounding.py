@@ -223,7 +223,12 @@ def test_what_cannot_be_measured_is_refused(data: dict[str, Path], tmp_path: Pat
         ({"annotations": [{"image_id": 1, "category_id": 9, "bbox": [0, 0, 1, 1]}]}, "9 is missing"),
         ({"annotations": [{"image_id": 1, "category_id": 1, "bbox": [0, 0, 1]}]}, "not enough values"),
         ({"annotations": [{"image_id": 1, "category_id": 1, "bbox": [0, 0, float("nan"), 1]}]}, "a box of image 1 is"),
-        ({"annotations": [{"image_id": [], "category_id": 1, "bbox": [0, 0, 1, 1]}]}, "unhashable"),
+        ({"annotations": [{"image_id": [], "category_id": 1, "bbox": [0, 0, 1, 1]}]}, "none of its boxes is of one of"),
+        ({"images": [{"id": 1, "width": 9, "height": 9}] * 2}, "two of its images have the id 1"),
+        (
+            {"categories": [{"id": 1, "name": "dog"}, {"id": 1, "name": "cat"}]},
+            "two of its categories have the same id",
+        ),
         ({"images": [{"id": 1, "width": 0, "height": 5}]}, "the size of image 1 is 0 x 5"),
         ({"images": [{"id": 1, "width": 10**400, "height": 5}]}, "too large"),
         ({"images": None}, "not iterable"),
@@ -240,6 +245,9 @@ def test_boxes_with_wrong_values_are_refused(tmp_path: Path, change: dict[str, A
         read_boxes(file)
     file.write_text(json.dumps(fine | {"images": [{"id": 1.0, "width": 9, "height": 9}]}))
     assert list(read_boxes(file)) == ["1"]
+    box = {"image_id": 1, "category_id": 1, "bbox": [0, 0, 9, 9]}
+    file.write_text(json.dumps(fine | {"images": [{"id": "1", "width": 9, "height": 9}], "annotations": [box]}))
+    assert read_boxes(file)["1"].boxes.keys() == {"dog"} and not read_boxes(file)["1"].absent
 
 
 def test_single_heads_are_measured(data: dict[str, Path]) -> None:

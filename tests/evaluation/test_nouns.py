@@ -37,6 +37,12 @@ def test_every_class_is_named_by_its_own_name_and_synonyms_are_of_known_classes(
         assert [mention.name for mention in nouns(["a", *name.split()])] == [name]
 
 
+def test_classes_may_be_spelled_as_in_other_data_sets() -> None:
+    nouns = Nouns(["Person", "Hot_dog", "traffic  light"])
+    names = [mention.name for mention in nouns(["a", "woman", "eats", "hot", "dogs", "at", "a", "traffic", "light"])]
+    assert names == ["Person", "Hot_dog", "traffic  light"]
+
+
 def test_a_word_names_one_class_only() -> None:
     seen: dict[str, str] = {}
     for name, text in SYNONYMS.items():
