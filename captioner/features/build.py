@@ -348,9 +348,11 @@ def _changed(record: dict[str, Any], group: Sequence[tuple[str, Path]]) -> bool:
 
 
 def _check_plan(folder: Path, plan: dict[str, Any]) -> None:
-    """Refuse to resume a store that was begun with another plan."""
+    """Refuse to resume a store that was begun with another plan, and to replace an index that is not a store's."""
     path = folder / PLAN
     if not path.exists():
+        if (folder / INDEX).exists():
+            raise FeatureStoreError(f"{folder / INDEX}: exists, but not with the plan of a store; give another folder")
         return
     begun = files.read_json(
         path, dict, error=FeatureStoreError, cure="delete the folder and start again", most=MOST_INDEX

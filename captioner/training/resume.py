@@ -39,22 +39,35 @@ def check_output(folder: Path, *, resume: bool) -> None:
     """Check that the folder of a run is free, or holds the run to resume.
 
     Raises:
-        CheckpointError: it holds another run, models that the run would replace, or none to resume.
+        CheckpointError: it holds another run, a model or models that the run would replace, or no run to resume.
     """
     exists = (folder / STATE).exists()
     if exists and not resume:
         raise CheckpointError(f"{folder}: holds a run already; continue it with --resume, or give another --output")
     if resume and not exists:
         raise CheckpointError(f"{folder}: holds no run to resume; leave out --resume to start one")
-    for model in () if resume else (folder / "best", folder / "last"):
+    if resume:
+        return
+    if (folder / store.CONFIG).exists() and not _is_run(folder):
+        raise CheckpointError(
+            f"{folder}: has a {store.CONFIG} that is not a run's, such as a model's; give another --output"
+        )
+    for model in (folder / "best", folder / "last"):
         if model.is_dir() and not _is_leftover(model):
             raise CheckpointError(f"{model}: exists, and the run would replace it; remove it, or give another --output")
+
+
+def _is_run(folder: Path) -> bool:
+    """Return whether a folder has the settings of a run."""
+    with suppress(CheckpointError):
+        return "optimiser" in files.read_json(folder / store.CONFIG, dict, error=CheckpointError)
+    return False
 
 
 def _is_leftover(model: Path) -> bool:
     """Return whether a model is that of a run that was stopped before it saved its state, in the first epoch."""
     with suppress(CheckpointError):
-        return (model.parent / store.CONFIG).exists() and store.about(model).get("epoch") in (0, 1)
+        return _is_run(model.parent) and store.about(model).get("epoch") in (0, 1)
     return False
 
 

@@ -154,6 +154,12 @@ class TranslatorRun(Loop[PairBatch]):
         require_sacrebleu()
         self.config = config
         self.train, self.dev = self._read(config.data.train), self._read(config.data.dev)
+        both = len(set(self.train.pairs) & set(self.dev.pairs))
+        if 2 * both > len(set(self.dev.pairs)):
+            self.events.warn(
+                f"{self.train.name}: {both:,} pairs are in {self.dev.name} too, so its score does not show how new "
+                "sentences are translated; choose other splits"
+            )
         source = Subwords.learn((pair.source for pair in self.train.pairs), merges=config.data.merges)
         target = Subwords.learn((pair.target for pair in self.train.pairs), merges=config.data.merges)
         self.model = TranslationModel(config.model, source, target).to(self.device)

@@ -310,6 +310,13 @@ def test_a_damaged_index_is_refused_and_the_advice_helps(tmp_path: Path, images:
     assert build(tmp_path / "store", images).encoded == 0
 
 
+def test_an_index_of_something_else_is_not_replaced(tmp_path: Path, images: Images) -> None:
+    (tmp_path / INDEX).write_text("{}")
+    with pytest.raises(FeatureStoreError, match=r"index\.json: exists, .* give another folder"):
+        build(tmp_path, images)
+    assert (tmp_path / INDEX).read_text() == "{}" and not (tmp_path / PLAN).exists()
+
+
 def test_a_damaged_plan_is_a_clear_error(tmp_path: Path, images: Images) -> None:
     interrupted(tmp_path / "store", images, after=12)
     (tmp_path / "store" / PLAN).write_text('{"ids": [')

@@ -351,6 +351,13 @@ def test_a_model_without_a_run_is_not_replaced(tiny: Path, first: Path, tmp_path
         run(tiny, ["epochs=1"], output=tmp_path / "run")
 
 
+def test_a_run_does_not_write_into_the_folder_of_a_model(tiny: Path, first: Path, tmp_path: Path) -> None:
+    mine = shutil.copytree(first, tmp_path / "mine")
+    with pytest.raises(CheckpointError, match=r"mine: has a config\.json that is not a run's, such as a model's"):
+        run(tiny, ["epochs=1", f"start={mine}"], output=mine)
+    assert read_whole(mine)
+
+
 def test_a_damaged_model_is_reported_before_a_resumed_run_trains(tiny: Path, tmp_path: Path) -> None:
     best = run(tiny, ["epochs=1"], output=tmp_path / "run")
     (best / "vocabulary.json").write_text("{")
