@@ -86,9 +86,9 @@ def only_writer(path: str | Path, *, error: type[CaptionerError]) -> Iterator[No
 @contextmanager
 def _locked(what: Path, path: Path, taken: CaptionerError) -> Iterator[None]:
     """Lock the file ``path`` or raise ``taken``; the folders that it needs are made, and removed if they stay empty."""
+    check_folder(what)
     if what.is_file() and what in path.parents:
         raise FileError(f"{what}: is a file, not a folder; give another place")
-    check_folder(what if what.parent == path.parent else path)
     made = [each for each in path.parents if not each.exists()]
     try:
         path.parent.mkdir(parents=True, exist_ok=True)

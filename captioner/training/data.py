@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -50,6 +51,11 @@ def read_data(config: TrainConfig, warn: Callable[[str], object]) -> tuple[Capti
 
 
 def _splits_of_another(data: CaptionData) -> tuple[CaptionData, CaptionData | None]:
+    if not {"train", "restval", UNDIVIDED} & set(data.splits):
+        raise AnnotationError(
+            f"data.also: {data.name}: has no images to train on; they must be in the splits train or restval, or in "
+            f"none, and are in {', '.join(data.splits)}"
+        )
     dev = data.split("dev") if {"dev", "val"} & set(data.splits) else None
     return _of_train(data, "train", restval=True), dev
 
@@ -117,10 +123,19 @@ def _without(train: CaptionData, path: Path, warn: Callable[[str], object]) -> C
 
 
 def _check_apart(train: CaptionData, dev: CaptionData, warn: Callable[[str], object]) -> None:
-    """Warn of training images that are in dev too, by their files."""
-    names = {image.path.name for image in dev.images} & {image.path.name for image in train.images}
-    held = {os.path.realpath(image.path) for image in dev.images if image.path.name in names}
-    both = [image for image in train.images if image.path.name in names and os.path.realpath(image.path) in held]
+    """Warn of training images that are in dev too, or several times in the training data, by their files."""
+    names = Counter(image.path.name for image in (*train.images, *dev.images))
+    files = {
+        image.path: os.path.realpath(image.path) for image in (*train.images, *dev.images) if names[image.path.name] > 1
+    }
+    held = {files[image.path] for image in dev.images if image.path in files}
+    both = [image for image in train.images if files.get(image.path) in held]
+    uses = Counter(files[image.path] for image in train.images if image.path in files)
+    if several := [path for path, count in uses.items() if count > 1]:
+        warn(
+            f"{train.name}: {len(several):,} images, such as {several[0]}, are in the training data several times and "
+            "are learned as often; list an id of each in data.exclude, or leave out a data set"
+        )
     if both:
         warn(
             f"{train.name}: {len(both):,} training images, such as {both[0].path}, are in dev too, so its score does "
