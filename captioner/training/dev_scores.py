@@ -33,6 +33,12 @@ class DevScores:
             name: Scorer({image.image_id: image.captions for image in part}) for name, part in self._data_sets.items()
         }
         self._reference = Diversity.of([tokenize(image.captions[0]) for image in images])
+        for name, part in self._data_sets.items():
+            if len(part) == 1:
+                self._warn(
+                    f"dev: has one image{f' of {name}' if name else ''}, for which CIDEr is always 0; add images to it "
+                    "to select the best epoch"
+                )
 
     def score(self, captions: Mapping[str, str], errors: Iterable[ImageError] = (), *, epoch: int) -> dict[str, float]:
         """Score captions by image id, and warn of a model that writes the same caption for all images.

@@ -129,7 +129,8 @@ def test_data_sets_select_the_best_epoch_by_their_mean(tiny: Path, images: Path,
     assert sets[0] != sets[1]
     about = json.loads((best / "config.json").read_text())["about"]
     assert about["dev_cider"] == pytest.approx(max(values["CIDEr"] for values in scores), abs=1e-4)
-    assert about["data"] == about["dev_data"] == "captions+other" and "25 training images, 12 dev images" in heard[0]
+    assert about["data"] == about["dev_data"] == "captions+other" and "25 training images, 12 dev images" in heard[1]
+    assert "1 images, such as" in heard[0] and "0.png, are in the training data several times" in heard[0]
 
 
 def test_boxes_supervise_the_attention_of_a_run(tiny: Path, images: Path, tmp_path: Path) -> None:
@@ -312,6 +313,7 @@ def test_bad_dev_images_are_reported_once_and_not_scored(tiny: Path, tmp_path: P
     events, heard = listening()
     run(tiny, ["epochs=2", "fine_tune.from_epoch=1"], output=tmp_path / "run", events=events)
     assert len([line for line in heard if "left out" in line]) == 7
+    assert len([line for line in heard if line.startswith("dev: has one image, for which CIDEr is always 0")]) == 1
     (tmp_path / "24.png").unlink()
     with pytest.raises(
         EvaluationError, match=r"none of the 8 dev images can be read, .* give their folder as data\.images"
