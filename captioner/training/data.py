@@ -194,7 +194,7 @@ def _splits(data: CaptionData, settings: DataConfig, warn: Callable[[str], objec
         raise AnnotationError(f"{data.name}: one image cannot both be trained on and select the best epoch; add images")
     # Sorted by the hash of their names: an added image moves no other to another split.
     mixed = sorted(train.images, key=lambda image: hashlib.sha256(os.fsencode(image.image_id)).digest())
-    few = max(1, round(settings.dev_share * len(mixed)))
+    few = min(max(1, round(settings.dev_share * len(mixed))), len(mixed) - 1)
     warn(
         f"{data.name}: has no split {settings.dev!r}, so {few} of its {len(mixed)} images select the best epoch"
         + ("; so few that it is mostly chance" if few < 20 else "")

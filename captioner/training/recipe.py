@@ -9,6 +9,7 @@ from typing import Annotated, Any, Literal, TypeAlias, TypeVar
 from pydantic import Field, field_validator, model_validator
 
 from captioner.data.augment import AugmentConfig
+from captioner.decoders import DECODERS
 from captioner.errors import CaptionerError, ConfigError
 from captioner.machine.packages import is_installed, require
 from captioner.model import ModelConfig
@@ -196,6 +197,21 @@ class TrainConfig(RunConfig):
     def _one_source(self) -> TrainConfig:
         if self.start is not None and self.encoder_from is not None:
             raise ValueError("encoder_from: the encoder is already that of the model in 'start'; leave one of them out")
+        return self
+
+    @model_validator(mode="after")
+    def _positions(self) -> TrainConfig:
+        decoder, search = self.model.decoder, self.evaluation.search
+        known = DECODERS[decoder["name"]].Config(**{key: value for key, value in decoder.items() if key != "name"})
+        longest = getattr(known, "max_words", None)
+        if self.start is not None or getattr(known, "positions", None) != "learned" or longest is None:
+            return self
+        for name, words in (("data.max_words", self.data.max_words), ("evaluation.search.max_words", search.max_words)):
+            if words > longest:
+                raise ValueError(
+                    f"{name}: is {words}, and the learned positions end after {longest} words; set "
+                    f"model.decoder.max_words={words}, or sinusoidal positions"
+                )
         return self
 
     @model_validator(mode="after")

@@ -41,7 +41,7 @@ def test_images_without_splits_are_divided_by_their_names(tmp_path: Path) -> Non
         "own: has no split 'dev', so 15 of its 100 images select the best epoch; so few that it is mostly chance"
     ]
     assert read(whole) == (train, dev, said) and read(whole, "seed=5")[:2] == (train, dev)
-    assert len(read(whole, "data.dev_share=0.5")[1]) == 50
+    assert len(read(whole, "data.dev_share=0.5")[1]) == 50 and len(read(whole, "data.dev_share=0.999")[0]) == 1
     more = read(table(tmp_path / "more", ["image,caption", *rows_of(101)]))
     assert len(dev - more[1]) <= 1  # those of the others stay
 

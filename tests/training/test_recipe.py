@@ -53,6 +53,7 @@ def test_numbers_in_quotes_are_text() -> None:
         ("fine_tune.from_epoch=on", "from_epoch: give a number, not on or off"),
         ("blend=[0.5, yes]", "blend: give a number, not on or off"),
         ("optimiser.betas=[0.9, 1.0]", r"betas\.1: Input should be less than 1"),
+        ("model.decoder={name: transformer, positions: learned, max_words: 9}", "words: is 16, .* end after 9 words"),
         ("data.teacher=null", r"data\.teacher: is a group of settings; .* --set data\.teacher\.KEY=VALUE"),
         ("model.decoder=show_tell", r"is a group of settings; .* --set model\.decoder\.name=show_tell"),
         ("seed=99999999999999999999999", "seed: Input should be less than"),
