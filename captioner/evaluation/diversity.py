@@ -6,6 +6,7 @@ import re
 from collections.abc import Container, Iterable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
+from unicodedata import normalize
 
 from captioner.text.vocabulary import tokenize
 
@@ -118,4 +119,4 @@ class TrainingCaptions(Container[tuple[str, ...]]):
 
 
 def _letters(text: str) -> str:
-    return re.sub(r"[\W_]+", "", text.lower())
+    return re.sub(r"[\W_]+", "", normalize("NFC", text.lower()))

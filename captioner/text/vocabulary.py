@@ -68,9 +68,12 @@ def _full_stop(text: str) -> str:
 def spaced(text: str) -> str:
     """Put spaces around each letter of scripts without spaces between words, and replace their punctuation by spaces.
 
-    A letter includes its vowel signs and tone marks. Chinese captions are scored in such units, too.
+    A letter includes its vowel signs and tone marks. Chinese captions are scored in such units, too. All text is in
+    Unicode's form NFC, as an umlaut written as two characters would be another word.
     """
-    return text if text.isascii() else _letter().sub(r" \g<0> ", re.sub(_FOREIGN_PUNCTUATION, " ", text))
+    if text.isascii():
+        return text
+    return _letter().sub(r" \g<0> ", re.sub(_FOREIGN_PUNCTUATION, " ", unicodedata.normalize("NFC", text)))
 
 
 def tokenize(text: str) -> list[str]:

@@ -120,7 +120,8 @@ def open_store(
     if cut is None:
         return None
     folder, flips = store_folder(config), config.data.flips
-    if not (folder / INDEX).exists():
+    exists = (folder / INDEX).exists()
+    if not exists:
         report = build_store(
             folder,
             model.encoder.front(cut).fast(device),
@@ -132,9 +133,9 @@ def open_store(
         for error in report.errors:
             events.warn(f"left out: {error}")
     store = FeatureStore(folder, encoder=model.encoder)
-    if config.data.features is None and not resume:
+    if exists and config.data.features is None and not resume:
         _check_images(store, images)
-    elif changed := store.changed(images):
+    elif exists and (changed := store.changed(images)):
         events.warn(f"{changed}; if they show something else, make the features again")
     if flips and not store.flips:
         raise ConfigError(f"{folder}: has no mirrored images; make the features with --flips, or set data.flips=false")

@@ -46,6 +46,12 @@ def test_plain_captions_are_split_as_nltk_splits_them() -> None:
         assert tokenize(text) == [word for word in words if any(letter.isalnum() for letter in word)], text
 
 
+def test_words_in_either_form_of_unicode_are_one() -> None:
+    composed, decomposed = "ein K\u00e4tzchen sp\u00e4t", "ein Ka\u0308tzchen spa\u0308t"
+    assert tokenize(decomposed) == tokenize(composed) == ["ein", "k\u00e4tzchen", "sp\u00e4t"]
+    assert len(Vocabulary.build([composed, decomposed], min_count=2)) == len(SPECIAL) + 3
+
+
 def test_a_full_stop_in_the_middle_does_not_make_another_word() -> None:
     assert tokenize("A dog runs. A cat sits. They rest.") == ["a", "dog", "runs", "a", "cat", "sits", "they", "rest"]
     assert tokenize("The U.S. flag") == ["the", "u.s.", "flag"]
