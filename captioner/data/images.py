@@ -11,7 +11,7 @@ import logging
 import re
 import warnings
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, TypeAlias, TypeVar
 
@@ -127,6 +127,19 @@ def check_file(source: str | Path | bytes, *, max_pixels: int | None = None) -> 
         if is_raw(name, stream.read(16)):
             return raw_size(stream, name, limit)
         return _read(stream, name, lambda stream: _identify(stream, name, limit)).size
+
+
+def upright_size(source: str | Path) -> tuple[int, int]:
+    """Return the width and height of an upright image by its header; only that of a JPEG tells how it is turned.
+
+    Raises:
+        ImageError: see :func:`check_file`.
+    """
+    width, height = check_file(source)
+    with open_source(source, name_of(source)) as stream, suppress(Exception):  # not a JPEG, or damaged
+        if Image.open(stream, formats=["JPEG"]).getexif().get(0x0112, 1) >= 5:
+            return height, width
+    return width, height
 
 
 def digest(source: str | Path | bytes) -> str:

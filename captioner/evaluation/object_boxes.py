@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import math
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -16,7 +17,9 @@ from typing import Any
 import numpy as np
 
 from captioner.caption import Array
-from captioner.errors import AnnotationError, first_line
+from captioner.data.dataset import CaptionedImage
+from captioner.data.images import upright_size
+from captioner.errors import AnnotationError, ImageError, first_line
 from captioner.files import read_json
 
 MAX_BOXES_BYTES = 4 << 30
@@ -87,6 +90,25 @@ def read_boxes(path: str | Path) -> dict[str, Boxes]:
         why = f"{error} is missing" if isinstance(error, KeyError) else first_line(error)
         raise AnnotationError(f"{path}: not readable as COCO's instances ({why}); {_CURE}") from None
     return by_image
+
+
+def sideways(images: Iterable[CaptionedImage], boxes: Mapping[str, Boxes]) -> dict[str, ImageError]:
+    """Return an error for each image that is upright where its boxes lie, or the reverse, by its id.
+
+    A camera may store a photo turned, and some programs ignore that when they write boxes.
+    """
+    found: dict[str, ImageError] = {}
+    for image in images:
+        width, height = boxes[image.image_id].size
+        with suppress(ImageError):  # loading the image reports it
+            there = upright_size(image.path)
+            if (there[0] - there[1]) * (width - height) < 0:
+                found[image.image_id] = ImageError(
+                    image.path,
+                    f"is {there[0]} x {there[1]} if upright, and {width} x {height} in the file of boxes; write the "
+                    "boxes of the upright image",
+                )
+    return found
 
 
 def _id(value: Any) -> str:

@@ -5,7 +5,7 @@ Letters in shapes: B images, K captions per image, T words, M real positions, N 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,7 +17,7 @@ from captioner.data.dataset import CaptionedImage
 from captioner.data.transform import WHOLE, Box, Transform
 from captioner.errors import AnnotationError
 from captioner.evaluation.nouns import Mention, Nouns
-from captioner.evaluation.object_boxes import Boxes, read_boxes
+from captioner.evaluation.object_boxes import Boxes, read_boxes, sideways
 from captioner.text.vocabulary import tokenize
 
 
@@ -70,13 +70,26 @@ class BoxedWords:
         )
 
     @classmethod
-    def read(cls, path: Path, images: Sequence[CaptionedImage], transform: Transform, *, max_words: int) -> BoxedWords:
+    def read(
+        cls,
+        path: Path,
+        images: Sequence[CaptionedImage],
+        transform: Transform,
+        *,
+        max_words: int,
+        warn: Callable[[str], object] = lambda text: None,
+    ) -> BoxedWords:
         """Read boxes in COCO's format, whose image ids are those of the training images.
+
+        ``warn`` is called with each image whose boxes are turned; they are not used.
 
         Raises:
             AnnotationError: the file cannot be read, or no caption names an object that is boxed in its image.
         """
         boxes = read_boxes(path)
+        for image_id, error in sideways((image for image in images if image.image_id in boxes), boxes).items():
+            warn(f"data.boxes: left out: {error}")
+            del boxes[image_id]
         found = cls(images, boxes, transform, max_words=max_words)
         if not found.images:
             common = sum(image.image_id in boxes for image in images)

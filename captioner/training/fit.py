@@ -194,7 +194,11 @@ class CaptionerRun(Loop[CaptionBatch]):
                 "model.decoder.train_attention=true"
             )
         return BoxedWords.read(
-            path, self.train.images, self.model.encoder.transform, max_words=self.config.data.max_words
+            path,
+            self.train.images,
+            self.model.encoder.transform,
+            max_words=self.config.data.max_words,
+            warn=self.events.warn,
         )
 
     def _selected(self) -> tuple[CaptionData, CaptionData]:

@@ -250,6 +250,17 @@ def test_boxes_with_wrong_values_are_refused(tmp_path: Path, change: dict[str, A
     assert read_boxes(file)["1"].boxes.keys() == {"dog"} and not read_boxes(file)["1"].absent
 
 
+def test_images_that_are_turned_against_their_boxes_are_left_out(data: dict[str, Path]) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = 6  # turn by a quarter
+    Image.linear_gradient("L").resize((80, 40)).save(data["images"] / "2.png", format="JPEG", exif=exif)
+    found = ground(build(), data["instances"], data["captions"], data["images"], resamples=10)
+    assert found.images == 1 and [Path(error.source).name for error in found.errors] == ["2.png", "3.png"]
+    assert "is 40 x 80 if upright, and 80 x 40 in the file of boxes" in str(found.errors[0])
+    Image.linear_gradient("L").resize((40, 80)).save(data["images"] / "2.png", format="JPEG", exif=exif)
+    assert ground(build(), data["instances"], data["captions"], data["images"], resamples=10).images == 2
+
+
 def test_single_heads_are_measured(data: dict[str, Path]) -> None:
     config = ModelConfig(
         encoder={"name": "grid", "backbone": "test_efficientnet", "weights": "random", "size": 64},
