@@ -466,6 +466,7 @@ except SystemExit: print(*sys.modules); print(*read)
     assert {name[1] for name in own} <= rooms | {"registry", "search", "settings", "store", "text"}
     commands = {name[2] for name in own if name[1] == "cli" and len(name) > 2}
     assert commands <= {
+        "bars",
         "caption",
         "commands",
         "complete",
