@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import re
 import sys
 from collections.abc import Iterator
-from itertools import count
 
 import pytest
 
@@ -69,18 +67,3 @@ def test_without_a_terminal_progress_is_a_line_a_minute(
         "Captioning: 5,000, 22 a second",
         "Captioning: 7,000, 25 a second",
     ]
-
-
-@pytest.mark.usefixtures("own_console")
-def test_a_bar_of_a_resumed_run_has_the_rate_of_this_run(monkeypatch: pytest.MonkeyPatch) -> None:
-    terminal = Terminal()
-    monkeypatch.setattr(sys, "stderr", terminal)
-    monkeypatch.setenv("TERM", "xterm")
-    monkeypatch.setenv("COLUMNS", "100")
-    clock = count()
-    monkeypatch.setattr("rich.console.monotonic", lambda: float(next(clock)))
-    with bars.progress("training") as progress:
-        for done in range(5000, 5100):
-            progress(done, 6000, "loss 2.5")
-    (rate,) = re.findall(r"5099/6000 *([\d.]+)/s", re.sub(r"\x1b\[[\d;]*m", "", terminal.getvalue()))[-1:]
-    assert float(rate) < 2
