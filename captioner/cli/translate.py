@@ -106,7 +106,7 @@ def run(
         if output and not translator.model.decoder.attends:
             raise CaptionerError(
                 f"{model or language}: does not attend to words, so there is no alignment to draw; use a translator "
-                "that does"
+                "with attention"
             )
         shown: list[Translation] = []
         for translation in translator.stream(lines, batch_size=batch_size, context=context):

@@ -55,8 +55,8 @@ class Library:
         """
         if not isinstance(item.data, str):
             raise FileError(
-                f"{item.name}: is not a file of its own, so no caption can be put beside it or into it; unpack it, or "
-                "leave out --sidecar and --embed"
+                f"{item.name}: is not a file of its own, so its caption cannot be written beside it or into it; unpack "
+                "it, or leave out --sidecar and --embed"
             )
         translation: dict[str, Any] = row.get("translation") or {}
         captions = {translation["language"]: translation["text"]} if translation else {}

@@ -14,15 +14,26 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TextIO, TypeAlias
+from typing import Any, NamedTuple, TextIO
 
 from captioner import files
 from captioner.collection.items import Item
 from captioner.data import rows
 from captioner.errors import BulkError, FileError
 
-#: size and time of the image of a row, whether it failed, and whether another model or language is wanted
-State: TypeAlias = "tuple[int | None, str | None, bool, bool]"
+
+class State(NamedTuple):
+    """What the newest row of an image has.
+
+    Attributes:
+        stamp: size and time of the image's file; see :attr:`Item.stamp`.
+        failed: whether it has an error in place of a caption.
+        other: whether it is of another model than this run's, or lacks the language.
+    """
+
+    stamp: tuple[int | None, str | None]
+    failed: bool
+    other: bool
 
 
 @dataclass
@@ -119,9 +130,9 @@ class Record:
             state = self._states.get(name)
             if state is None:
                 self.counts.new += 1
-            elif state[2]:
+            elif state.failed:
                 self.counts.failed += 1
-            elif self._overwrite or state[:2] != item.stamp or state[3] or lacks(item):
+            elif self._overwrite or state.stamp != item.stamp or state.other or lacks(item):
                 self.counts.changed += 1
             else:
                 self.counts.before += 1
@@ -198,7 +209,7 @@ class Record:
             other = row["model"] != self._model or self._language not in ("", row["language"].lower())
             self._stale |= image != self._last and image in self._states
             self._last = image
-            self._states[image] = row["bytes"], row["modified"], row["error"] is not None, other
+            self._states[image] = State((row["bytes"], row["modified"]), row["error"] is not None, other)
         if not self._end:
             raise self._foreign("it")
         with open(self._path, "rb+") as file:
@@ -227,7 +238,7 @@ class Record:
                 row = json.loads(line)
                 language = str((row.get("translation") or {}).get("language", ""))
                 row = {name: row[name] for name in ("model", "error", *rows.STAMP)} | {
-                    "image": os.fspath(row["image"]),  # a TypeError if it is no text
+                    "image": os.fspath(row["image"]),  # a TypeError if it is not text
                     "language": language,
                 }
             except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
@@ -312,8 +323,8 @@ def open_record(
         model: name of the captioner; all rows of a file have the same one, except the record of a folder.
         more: further columns of a table; see :func:`captioner.data.rows.columns`.
         language: into which captions are translated; images without it are captioned again.
-        folder: whose record the file is: names in it are relative to the folder, and images that another model has
-            captioned are captioned again.
+        folder: the folder whose record this is: the names of images are relative to it, and images captioned by
+            another model are captioned again.
         cure: advice for a file that cannot be continued.
         overwrite: caption everything again, and replace a file of another kind.
 

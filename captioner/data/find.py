@@ -19,6 +19,9 @@ IMAGE_EXTENSIONS: frozenset[str] = frozenset(
 )
 """Extensions of image files in a folder, in lower case."""
 
+PHOTO_EXTENSIONS = IMAGE_EXTENSIONS | RAW_EXTENSIONS
+"""These and those of raw photos, whether they can be read or not."""
+
 PREVIEWS = re.compile(
     r"@eaDir|#recycle|\$RECYCLE\.BIN|Thumbnails?|.*\.(lrdata|lrcat-data|photoslibrary|aplibrary)", re.I
 )

@@ -39,7 +39,7 @@ FORMAT = 4
 INDEX, PLAN = "index.json", "plan.json"
 SHARD = 256
 MOST_INDEX = 1 << 30  # bytes of an index or a plan
-_COMPARED = 5000  # images whose files are compared with those that were encoded
+_COMPARED = 5000  # images that are compared with their files, at most
 
 
 Array: TypeAlias = "np.ndarray[Any, np.dtype[Any]]"
@@ -133,7 +133,7 @@ class FeatureStore:
         return shard
 
     def changed(self, images: Sequence[tuple[str, Path]]) -> str | None:
-        """Return a sentence on images whose files are not those that were encoded; ``None`` if there are none.
+        """Describe the images whose files changed since they were encoded; return ``None`` if there are none.
 
         Of many images, 5,000 are compared, by :func:`captioner.files.quick_checksum`. Images that are gone do not
         count, nor do images inside other files and those of stores that older versions made.

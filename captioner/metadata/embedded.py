@@ -117,7 +117,7 @@ def embed(
 def embedded_texts(image: str | Path) -> list[Text]:
     """Return the captions inside an image file of any kind: its XMP, EXIF's and IPTC's descriptions, PNG's Description.
 
-    A file whose metadata cannot be read has none, and neither has XMP that cannot.
+    Metadata that cannot be read counts as empty.
 
     Raises:
         ImageError: there is no such file.
@@ -172,7 +172,9 @@ def open_image(path: Path) -> IO[bytes]:
     try:
         if not path.is_file():  # opening a pipe would wait for a writer
             missing = not os.path.lexists(path)
-            raise ImageError(path, "there is no such file; check the name" if missing else "is not a file; give one")
+            raise ImageError(
+                path, "there is no such file; check the name" if missing else "is not a file; give an image file"
+            )
         return open(path, "rb")
     except (OSError, ValueError) as error:
         reason = error.strerror if isinstance(error, OSError) else error

@@ -21,7 +21,7 @@ class Folder:
     """The sidecars of one folder.
 
     Attributes:
-        images: the name of the image of each sidecar, by the name of the sidecar.
+        images: the name of the image of each sidecar, by the name of the sidecar; of text sidecars only.
         marks: of the texts that this program has written; of text sidecars only.
         end: bytes of the record that have been read; of text sidecars only.
         stems: the names of the images by their names without extension; of XMP sidecars only.

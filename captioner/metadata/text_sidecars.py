@@ -11,8 +11,7 @@ from functools import lru_cache
 from pathlib import Path
 
 from captioner import files
-from captioner.data.find import IMAGE_EXTENSIONS
-from captioner.data.raw import RAW_EXTENSIONS
+from captioner.data.find import PHOTO_EXTENSIONS
 from captioner.errors import ConfigError, FileError
 from captioner.metadata.authors import Text, mark
 from captioner.metadata.embedded import Outcome
@@ -25,7 +24,7 @@ RECORD = ".captioner-sidecars.jsonl"
 TEXT = "text"
 """The field of :class:`~captioner.metadata.embedded.Outcome` that a text sidecar has."""
 
-_TAKEN = IMAGE_EXTENSIONS | RAW_EXTENSIONS | {".xmp", ".aae"}  # photo software reads other things there
+_TAKEN = PHOTO_EXTENSIONS | {".xmp", ".aae"}  # photo software reads other things there
 _MOST_TEXT = 1 << 20  # a longer text file is not a caption of this program
 
 

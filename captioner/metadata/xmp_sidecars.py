@@ -8,7 +8,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Literal, TypeAlias
 
-from captioner.data.find import IMAGE_EXTENSIONS
+from captioner.data.find import PHOTO_EXTENSIONS
 from captioner.data.raw import RAW_EXTENSIONS
 from captioner.errors import FileError, first_line
 from captioner.metadata.authors import Text, attributed, author_of, mark, plan
@@ -90,7 +90,7 @@ class XmpSidecars:
                 with suppress(OSError):  # reading the image reports it
                     for name in os.listdir(image.parent):
                         stem, extension = os.path.splitext(name)
-                        if extension.lower() in IMAGE_EXTENSIONS | RAW_EXTENSIONS:
+                        if extension.lower() in PHOTO_EXTENSIONS:
                             stems.setdefault(stem, []).append(name)
         stem, of_longer = image.stem, os.path.splitext(image.stem)[0]
         others = [name for name in stems.get(stem, []) if not (_is_raw(image.name) and not _is_raw(name))]

@@ -44,8 +44,8 @@ class SearchConfig(Settings):
     prune: float = Field(
         0.0,
         ge=0,
-        description="drop hypotheses whose log-probability is more than this below the best one of their image, except "
-        "the first n_best; 0 drops none",
+        description="drop hypotheses whose log-probability is more than this below that of the image's best one, but "
+        "keep the first n_best; 0 drops none",
     )
     n_best: int = Field(1, ge=1, description="captions returned for each image")
     forbid_unknown: bool = Field(True, description="never write <unk>")

@@ -152,7 +152,7 @@ class Source:
         return None
 
     def _spelled(self, folder: Path, name: str) -> Path | None:
-        """Return a file by its relative path, whose parts may be spelled in another way if that is unambiguous."""
+        """Return the file at a relative path; a name may be spelled differently there if only one matches."""
         for part in Path(name).parts:
             there = self._names(folder).get(_plain(part), [])
             if part not in ("..", os.sep) and part not in there:
@@ -221,7 +221,7 @@ def _names_in(folder: Path) -> dict[str, list[str]]:
 
 
 def _check_regular(file: Path) -> None:
-    """Check that a file is no pipe or device: opening it would wait for a writer."""
+    """Check that a file is not a pipe or a device, which would block when it is opened."""
     if not stat.S_ISREG(file.stat().st_mode):
         raise AnnotationError(f"{file}: is not a file, and stands where a text belongs; move it away")
 
