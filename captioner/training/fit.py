@@ -33,12 +33,12 @@ from captioner.training.consensus import fit_consensus, pooled_features, word_nu
 from captioner.training.data import check_coverage, read_data, with_features
 from captioner.training.dev_scores import DevScores
 from captioner.training.events import Events
-from captioner.training.initial_model import build_model, stages_to_train
+from captioner.training.initial_model import build_model, stages_to_train, unused_settings
 from captioner.training.loop import Loop
 from captioner.training.objective import OBJECTIVES
 from captioner.training.optimisation import BatchLoss
 from captioner.training.recipe import MIN_DEV_IMAGES, TrainConfig, load_config
-from captioner.training.resume import differences, locked
+from captioner.training.resume import locked
 from captioner.training.state import STATE, data_hash, has_module
 from captioner.training.stored_features import files_of, open_store
 from captioner.training.teacher import Beams, Teacher, distilled
@@ -166,13 +166,8 @@ class CaptionerRun(Loop[CaptionBatch]):
     def _build(self) -> CaptionModel:
         captions = (caption for image in self.train.images for caption in image.captions)
         model = build_model(self.config, lambda: Vocabulary.build(captions, min_count=self.config.data.min_count))
-        if self.config.start is not None:
-            wanted = self.config.model.model_dump(mode="json", exclude_unset=True)
-            found = differences(model.config.model_dump(mode="json"), wanted)
-            if unused := {name: values for name, values in found.items() if values[1] is not None}:
-                each = [f"{name} is {there!r}, not {here!r}" for name, (there, here) in unused.items()]
-                more = f", and {len(each) - 3} more" if len(each) > 3 else ""
-                self.events.warn(f"model: the model in 'start' keeps its own settings: {'; '.join(each[:3])}{more}")
+        if self.config.start is not None and (unused := unused_settings(self.config, model)):
+            self.events.warn(unused)
         return model
 
     def _read_boxes(self, path: Path) -> BoxedWords:

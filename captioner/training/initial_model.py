@@ -13,6 +13,7 @@ from captioner.model import CaptionModel, build_encoder
 from captioner.model.checkpoint import is_random, load_model
 from captioner.text.vocabulary import Vocabulary
 from captioner.training.recipe import TrainConfig
+from captioner.training.resume import differences
 
 
 def build_model(config: TrainConfig, vocabulary: Callable[[], Vocabulary]) -> CaptionModel:
@@ -44,6 +45,17 @@ def build_model(config: TrainConfig, vocabulary: Callable[[], Vocabulary]) -> Ca
             raise ConfigError(f"encoder_from: {config.encoder_from}: {error}; change model.encoder") from None
         model.tuned_stages = other.tuned_stages
     return model
+
+
+def unused_settings(config: TrainConfig, model: CaptionModel) -> str | None:
+    """Describe the recipe's settings of the model that the one in ``start`` does not have; ``None`` if it has all."""
+    wanted = config.model.model_dump(mode="json", exclude_unset=True)
+    found = differences(model.config.model_dump(mode="json"), wanted)
+    each = [f"{name} is {there!r}, not {here!r}" for name, (there, here) in found.items() if here is not None]
+    if not each:
+        return None
+    more = f", and {len(each) - 3} more" if len(each) > 3 else ""
+    return f"model: the model in 'start' keeps its own settings: {'; '.join(each[:3])}{more}"
 
 
 def _is_installed(encoder: Encoder, part: dict[str, Any]) -> bool:
