@@ -20,9 +20,9 @@ function explore(root, data, legend = root) {
   root.style.setProperty("--shape", String(W / H));
   // A tiny image is enlarged, but not until it blurs.
   root.style.setProperty("--largest", `${Math.max(384, 2.5 * Math.max(W, H)) * Math.min(1, W / H)}px`);
-  const shrink = Math.min(1, 420 / Math.max(W, H)); // sufficient for a smooth map
-  map.width = Math.max(1, Math.round(W * shrink));
-  map.height = Math.max(1, Math.round(H * shrink));
+  const scale = 420 / Math.max(W, H); // sufficient for a smooth map, also of a tiny image
+  map.width = Math.max(1, Math.round(W * scale));
+  map.height = Math.max(1, Math.round(H * scale));
 
   const attends = data.captions.some(({ weights }) => weights !== null);
   const nothing = attends ? "The caption has no words." : "This model has no attention over the image.";
@@ -110,12 +110,12 @@ function explore(root, data, legend = root) {
       if (Math.max(X0, Y0, 1 - X1, 1 - Y1) > 0.005) mark(view.seen, "seen");
     }
     if (word !== null && view.boxes) {
-      const { weights, peak } = words[word];
-      const order = [...weights.keys()].sort((a, b) => weights[b] - weights[a]).slice(0, 4);
-      const strongest = order.filter((n) => weights[n] > 0 && 3 * weights[n] >= peak);
-      const label = (n) => (view.labels ? view.labels[n] : "");
-      strongest.forEach((n, place) => {
-        mark(view.boxes[n], "region", label(n), place ? undefined : peak).style.opacity = String(weights[n] / peak);
+      // If regions are labelled, those without a label are cells of a grid; see Heat.regions in captioner/figures/heat.py.
+      const { weights } = words[word], labels = view.labels || [], labelled = labels.some(Boolean);
+      const order = [...weights.keys()].filter((n) => !labelled || labels[n]).sort((a, b) => weights[b] - weights[a]);
+      const most = weights[order[0]];
+      order.slice(0, 4).filter((n) => weights[n] > 0 && 3 * weights[n] >= most).forEach((n, place) => {
+        mark(view.boxes[n], "region", labels[n] || "", place ? undefined : most).style.opacity = String(weights[n] / most);
       });
     }
     if (point) {

@@ -123,13 +123,12 @@ def sheet(caption: Caption, image: Image.Image, style: Style, note: str = "") ->
         page.place(overlay(base, maps.share(word), colours), *at)
         mark_regions(page, heat, word, at, drawn.size, small)
         mark_seen(page, caption.seen, at, drawn.size)
-        peak = percent(heat.peak(word))
-        across = min(layout.panel[0], max(drawn.width, round(4 * text)))
-        room = across - width_of(peak, small) - 0.5 * text
-        name = caption.tokens[word]
-        if room < width_of(name, text, "bold"):  # the word takes precedence over its number
-            peak, room = "", float(layout.panel[0])
-        page.text(x, baseline, shortened(name, room, text, "bold"), text, weight="bold")
+        name, peak = caption.tokens[word], percent(heat.peak(word))
+        needed = width_of(name, text, "bold") + 0.5 * text + width_of(peak, small)
+        across = min(layout.panel[0], max(drawn.width, 4 * text, needed))
+        if across < needed:  # the word takes precedence over its number
+            name, peak = shortened(name, layout.panel[0], text, "bold"), ""
+        page.text(x, baseline, name, text, weight="bold")
         page.text(x + across, baseline, peak, small, colour=PALE, align="right")
     _legend(
         page,

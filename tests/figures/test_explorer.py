@@ -202,7 +202,7 @@ def opacities(page: Any, *points: tuple[float, float]) -> list[int]:
       copy.drawImage(map, 0, 0);
       const alpha = copy.getImageData(0, 0, map.width, map.height).data.filter((_, i) => i % 4 === 3);
       const at = ([x, y]) => alpha[Math.floor(y * map.height) * map.width + Math.floor(x * map.width)];
-      return [Math.max(...alpha), ...points.map(at)];
+      return [alpha.reduce((most, each) => Math.max(most, each)), ...points.map(at)];
     }"""
     values: list[int] = page.evaluate(read, points)
     return values
@@ -366,6 +366,9 @@ def test_browser_names_the_strongest_region(show: Any) -> None:
     page.locator(".words button").first.hover()
     assert page.locator(".marks b").all_inner_texts() == ["head\n70 %"]
     assert "looked most at head" in page.locator(".status").inner_text()
+    page = show(replace(region_caption(), labels=["", "dog", "cat"]))  # a cell has most of the weight; see Heat.regions
+    page.locator(".words button").first.hover()
+    assert page.locator(".marks b").all_inner_texts() == ["dog\n20 %"] and page.locator(".marks .region").count() == 2
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
@@ -393,6 +396,15 @@ def test_browser_odd_images_fit(show: Any, size: tuple[int, int]) -> None:
         assert box["width"] / box["height"] == pytest.approx(size[0] / size[1], rel=0.05)
         assert box["height"] < 0.85 * height and max(box["width"], box["height"]) > 200
         assert page.evaluate("document.documentElement.scrollWidth") <= width
+
+
+@pytest.mark.parametrize("size", [(1, 1), (1, 900), (900, 1)])
+def test_browser_images_of_single_pixels_show_the_map(show: Any, size: tuple[int, int]) -> None:
+    page = show(grid_caption(), make_image(*size))
+    box = page.locator(".stage").bounding_box()
+    assert min(box["width"], box["height"]) >= 8 and box["height"] < 0.85 * page.viewport_size["height"]
+    colours = "map => new Set(new Uint32Array(map.getContext('2d').getImageData(0, 0, 420, 420).data.buffer)).size"
+    assert page.locator(".map").evaluate(colours) > 5
 
 
 # The lowest contrast (WCAG 2) of any text on the page with its background, with the words lit by `heat`.

@@ -84,6 +84,13 @@ def test_odd_images(size: tuple[int, int]) -> None:
     assert Image.open(io.BytesIO(drawn.gif())).n_frames >= 2
 
 
+def test_every_word_of_a_narrow_image_has_its_weight(monkeypatch: pytest.MonkeyPatch) -> None:
+    written: list[str] = []
+    monkeypatch.setattr(Sheet, "text", lambda self, x, y, text, size, **more: written.append(text))
+    Figure(grid_caption(text="a longer description"), make_image(2, 900), Style()).sheet()
+    assert sum(text.endswith(" %") for text in written) == 3
+
+
 def test_a_caption_without_words_is_its_image() -> None:
     caption = Caption("", [], -1.0, np.zeros((0, 12)), grid=(3, 4))
     drawn = Figure(caption, make_image(), Style(**SMALL))
