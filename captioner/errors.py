@@ -15,6 +15,11 @@ def first_line(error: BaseException) -> str:
     return text.splitlines()[0] if text else type(error).__name__
 
 
+def count(number: int, unit: str) -> str:
+    """Return a number with its unit, in the plural unless it is 1: ``1,024 images``."""
+    return f"{number:,} {unit}{'s' * (number != 1)}"
+
+
 class CaptionerError(Exception):
     """The root of every error that Captioner raises on purpose."""
 

@@ -20,7 +20,7 @@ from captioner.benchmark.quality import Quality
 from captioner.benchmark.report_tables import Cell, ReportTable
 from captioner.captioner import Captioner
 from captioner.data.images import load_image
-from captioner.errors import CaptionerError, ImageError
+from captioner.errors import CaptionerError, ImageError, count
 from captioner.figures import figure
 from captioner.figures.document import base64_text
 from captioner.figures.drawing import encoded
@@ -144,7 +144,8 @@ def html_page(
     return environment.get_template("report.html.j2").render(
         title=title,
         quality=quality,
-        number=f"{len(quality.images):,}",
+        images=count(len(quality.images), "image"),
+        models=count(len(quality.each), "model"),
         method=tables.method(quality, resamples),
         colours={name: colour for name, (_, colour, _) in appearance(quality).items()},
         tables=sections,
@@ -171,7 +172,7 @@ def _with_wins(quality: Quality) -> ReportTable:
     if len(quality.each) < 2:
         return table
     scores = np.array([each[quality.metric] for each in quality.each.values()])
-    wins = 100 * (scores >= scores.max(0)).mean(1)
+    wins = (100 * (scores >= scores.max(0)).mean(1)).round()  # compared as printed
     rows = [
         [*row, Cell(f"{share:.0f} %", best=share == wins.max())] for row, share in zip(table.rows, wins, strict=True)
     ]

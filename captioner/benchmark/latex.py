@@ -9,6 +9,7 @@ from captioner.benchmark import report_tables as tables
 from captioner.benchmark.cost import ModelCost
 from captioner.benchmark.quality import Quality
 from captioner.benchmark.report_tables import Cell, ReportTable
+from captioner.errors import count
 
 # A bracket or a star at the start of a row would be parsed as an argument of the command that ended the previous row.
 _ESCAPED = {
@@ -40,7 +41,7 @@ def escape(text: str) -> str:
 def latex(title: str, quality: Quality, costs: Mapping[str, ModelCost], *, resamples: int) -> str:
     """Write the tables of quality, means over seeds (if any), diversity, and costs (if measured)."""
     parts = [f"% {_comment(title)}, written by: captioner benchmark --latex", "% It needs \\usepackage{booktabs}"]
-    about = f"Quality on {title}, {len(quality.images):,} images."
+    about = f"Quality on {title}, {count(len(quality.images), 'image')}."
     if quality.seeds is not None:
         parts.append(
             write(

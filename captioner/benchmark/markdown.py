@@ -10,6 +10,7 @@ from captioner.benchmark.cost import ModelCost
 from captioner.benchmark.groups import Group
 from captioner.benchmark.quality import Quality
 from captioner.benchmark.report_tables import Cell, ReportTable
+from captioner.errors import count
 
 # What GitHub's Markdown would not print as it is. An underscore between letters or digits, a lone & or <, and brackets
 # around numbers stay, because these are common and harmless.
@@ -26,7 +27,7 @@ def markdown(
 ) -> str:
     """Write the whole report as Markdown tables."""
     whole, *thirds = quality.groups
-    parts = [f"# {escape(title)}", f"{len(quality.images):,} images. {tables.method(quality, resamples)}"]
+    parts = [f"# {escape(title)}", f"{count(len(quality.images), 'image')}. {tables.method(quality, resamples)}"]
     if quality.seeds is not None:
         parts += [
             "## Quality over seeds",
@@ -44,7 +45,7 @@ def markdown(
     if thirds:
         parts += ["### By reference length"]
         for group in thirds:
-            parts += [f"{group.name} ({group.photos:,} images):", write(tables.scores(group))]
+            parts += [f"{group.name} ({count(group.photos, 'image')}):", write(tables.scores(group))]
             parts += [write(tables.differences(group.differences))] if group.differences else []
     parts += ["## Diversity", *_table(tables.diversity(quality))]
     if costs:

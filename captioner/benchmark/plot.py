@@ -11,6 +11,7 @@ from captioner.benchmark.quality import Quality
 from captioner.evaluation.bootstrap import Interval
 
 if TYPE_CHECKING:
+    from matplotlib.artist import Artist
     from matplotlib.axes import Axes
 
     from captioner.benchmark.cost import ModelCost
@@ -37,20 +38,20 @@ def plot(path: Path, quality: Quality, costs: Mapping[str, ModelCost]) -> None:
     times = {name: (t.p50, t.low, t.high) for name, cost in costs.items() for t in [cost.timings[0].total]}
     parameters = {name: ((cost.about.encoder + cost.about.decoder) / 1e6,) * 3 for name, cost in costs.items()}
     scores = {name: metrics[quality.metric] for name, metrics in quality.groups[0].scores.items()}
-    _points(left, scores, times, appearances, "ms per image" if size == 1 else f"ms for {size} images")
+    handles = _points(left, scores, times, appearances, "ms per image" if size == 1 else f"ms for {size} images")
     _points(right, scores, parameters, appearances, "parameters (millions)")
     left.set_ylabel(f"{quality.metric} (percent)")
-    handles, names = left.get_legend_handles_labels()
     legend = figure.legend(
-        [handle for handle, *_ in handles],
-        names,
+        list(handles.values()),
+        ["-"] * len(handles),  # matplotlib omits labels that begin with an underscore
         loc="outside lower center",
-        ncols=min(3, len(names)),
+        ncols=min(3, len(handles)),
         frameon=False,
         fontsize=9,
     )
-    for text in legend.get_texts():
+    for text, name in zip(legend.get_texts(), handles, strict=True):
         text.set_parse_math(False)
+        text.set_text(name)
     with files.atomic_path(path) as temporary:
         canvas.print_figure(temporary, format="png", dpi=200)
 
@@ -76,14 +77,13 @@ def _points(
     positions: Mapping[str, tuple[float, float, float]],
     appearances: Mapping[str, tuple[str, str, str]],
     label: str,
-) -> None:
-    shown: set[str] = set()
+) -> dict[str, Artist]:
+    """Draw the models and return a handle for each name in the legend."""
+    handles: dict[str, Artist] = {}
     for model, (x, low, high) in positions.items():
         y, (name, colour, marker) = scores[model], appearances[model]
         x_error, y_error = [[x - low], [high - x]], [[100 * max(0, y.value - y.low)], [100 * max(0, y.high - y.value)]]
-        # Matplotlib omits names that begin with an underscore from the legend.
-        legend = "_again" if name in shown else name.lstrip("_")
-        axes.errorbar(
+        line, _, _ = axes.errorbar(
             x,
             100 * y.value,
             yerr=y_error,
@@ -93,9 +93,8 @@ def _points(
             markersize=8,
             capsize=3,
             elinewidth=1,
-            label=legend,
         )
-        shown.add(name)
+        handles.setdefault(name, line)
     axes.set_xlabel(label)
     axes.margins(0.1, 0.15)
     values = [x for x, _, _ in positions.values()]
@@ -105,3 +104,4 @@ def _points(
         axes.set_xlim(0, 1.12 * max(high for _, _, high in positions.values()))
     axes.grid(alpha=0.25)
     axes.spines[["top", "right"]].set_visible(False)
+    return handles

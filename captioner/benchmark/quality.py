@@ -11,7 +11,7 @@ from captioner.benchmark.groups import Group, group
 from captioner.benchmark.seeds import Seeds, over_seeds
 from captioner.data.dataset import CaptionData
 from captioner.errors import EvaluationError
-from captioner.evaluation.bootstrap import by_length
+from captioner.evaluation.bootstrap import FEWEST, by_length
 from captioner.evaluation.diversity import Diversity, TrainingCaptions
 from captioner.evaluation.sums import measure
 from captioner.text.vocabulary import tokenize
@@ -24,7 +24,8 @@ class Quality:
     """Quality of the captions of all models.
 
     Attributes:
-        groups: results on all images first, then on thirds of them by the length of their references.
+        groups: results on all images first, then, unless these are few, on thirds of them by the length of their
+            references.
         seeds: means and deviations over seeds; ``None`` if no recipe was trained with several seeds.
         diversity: diversity of each model's captions.
         people: diversity of the human captions: each image's first reference.
@@ -98,7 +99,12 @@ def assess(
     captions = {name: {image: every[image] for image in references} for name, every in generated.captions.items()}
     measured, notes = measure(references, captions, metrics=metrics)
     parts = {name: scored.parts for name, scored in measured.items()}
-    thirds = by_length(next(iter(measured.values())).words) if len(references) > 2 else {}
+    thirds = by_length(next(iter(measured.values())).words) if len(references) >= FEWEST else {}
+    if not thirds:
+        notes = [
+            *notes,
+            f"These are few images: below {FEWEST}, intervals are too narrow and p-values of the bootstrap too small.",
+        ]
     known = (
         None
         if training is None

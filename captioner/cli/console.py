@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, ClassVar
 import typer
 
 from captioner.errors import CaptionerError, first_line
+from captioner.errors import count as count
 from captioner.registry import imported_code
 
 if TYPE_CHECKING:
@@ -128,11 +129,6 @@ def note(message: object) -> None:
 def wrote(path: object, what: str) -> None:
     """Print the last note on an output that is not stdout: its path and what it has."""
     note(f"{path}: {what}")
-
-
-def count(number: int, unit: str) -> str:
-    """Return a number with its unit, in the plural unless it is 1: ``1,024 images``."""
-    return f"{number:,} {unit}{'s' * (number != 1)}"
 
 
 class Failures:

@@ -53,12 +53,13 @@ def run(
     located = store.join(store.locate_captioners(model))
     part = data.part(data.read(path, captionless=True))
     from captioner import Captioner
+    from captioner.evaluation.bootstrap import FEWEST
     from captioner.evaluation.grounding import ground
 
     captioner = Captioner.from_pretrained(located, device=device, **settings)
     with bars.progress("Grounding") as progress:
         result = ground(captioner, boxes, part, attention=heads, batch_size=batch_size, progress=progress)
-    split = part.images[0].split
+    split, counted = part.images[0].split, min(result.generated.photos, result.references.photos)
     record = {
         "split": split,
         "images": result.images,
@@ -66,7 +67,7 @@ def run(
         "search": captioner.search.model_dump(),
         "attention": heads,
         "grounding": {"generated": asdict(result.generated), "references": asdict(result.references)},
-        "notes": [],
+        "notes": [f"Intervals from fewer than {FEWEST} images are too narrow."] if counted < FEWEST else [],
         "unreadable": [str(error) for error in result.errors],
     }
     title = f"{part.name}, {split}, boxes of {boxes.name}"

@@ -78,7 +78,7 @@ def _show(title: str, record: dict[str, Any]) -> None:
         typer.echo(f"{name}: {signature}")
     units = "sentences" if "sentences" in record else "images"
     rate = record.get(f"{units}_per_second")
-    typer.echo(f"{record[units]:,} {units}" + (f", {rate:.1f} {units}/s" if rate else ""))
+    typer.echo(console.count(record[units], units[:-1]) + (f", {rate:.1f} {units}/s" if rate else ""))
 
 
 def _percent(value: float, interval: tuple[float, float] | None) -> str:

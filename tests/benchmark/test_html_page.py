@@ -83,6 +83,28 @@ def test_the_summary_names_the_best_and_how_often_it_wins(quality: Quality) -> N
     assert "no images on which the models' scores differ" in parsed.words
 
 
+def test_the_best_on_most_images_is_compared_as_printed(quality: Quality) -> None:
+    close = {"a": [1.0] * 101 + [0.0] * 100, "b": [0.0] * 101 + [1.0] * 100, "c": [0.0] * 201}
+    each = {name: {quality.metric: scores} for name, scores in close.items()}
+    text = html_page("toys", replace(quality, each=each), {}, [], resamples=200)
+    assert text.count('<td class="best">50 %') == 2
+
+
+def test_the_plot_names_every_model_as_it_is(
+    quality: Quality, costs: dict[str, ModelCost], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    written: list[str] = []
+    monkeypatch.setattr("matplotlib.text.Text.set_text", lambda self, text: written.append(text))
+    names = {"a": "_", "b": "_b", "c": "$x$"}
+    whole = replace(quality.groups[0], scores={names[name]: each for name, each in quality.groups[0].scores.items()})
+    plot(
+        tmp_path / "plot.png",
+        replace(quality, groups=[whole]),
+        {names[name]: cost for name, cost in costs.items()},
+    )
+    assert set(names.values()) <= set(written)
+
+
 def test_every_model_looks_different_in_the_plot(quality: Quality) -> None:
     whole = quality.groups[0]
     many = replace(quality, groups=[replace(whole, scores={f"model {n}": whole.scores["a"] for n in range(20)})])

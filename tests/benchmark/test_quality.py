@@ -16,7 +16,8 @@ def test_scores_tests_and_what_was_left_out() -> None:
     result = compare([*WORDS[:5], None], POOR, POOR)
     assert result.images == ["0", "1", "2", "3", "4"] and result.unreadable == ["5.jpg: it is broken"]
     whole, *thirds = result.groups
-    assert (whole.name, whole.photos, sum(third.photos for third in thirds)) == (ALL, 5, 5)
+    assert (whole.name, whole.photos, thirds) == (ALL, 5, [])
+    assert any(note.startswith("These are few images: below 30, intervals are too narrow") for note in result.notes)
     references = {image.image_id: image.captions for image in DATA.images[:5]}
     expected = Scorer(references)(dict(zip(references, POOR, strict=False)), metrics=("BLEU", "CIDEr"))
     assert {name: interval.value for name, interval in whole.scores["b"].items()} == pytest.approx(expected.values)
@@ -32,7 +33,13 @@ def test_scores_tests_and_what_was_left_out() -> None:
     assert "1 image was left out: 5.jpg: it is broken" in text
     row = next(line for line in text.splitlines() if line.startswith("| a |"))
     assert "**100.0**" in row
-    assert "Holm" in text and "references of up to" in text
+    assert "Holm" in text and "By reference length" not in text
+
+
+def test_a_single_image_has_no_cider() -> None:
+    result = compare([WORDS[0], *[None] * 5], POOR)
+    assert any(note.startswith("CIDEr of a single image is always 0") for note in result.notes)
+    assert markdown("toys", result, {}, resamples=200).splitlines()[2].startswith("1 image. ")
 
 
 def test_novel_captions_need_training_captions() -> None:

@@ -94,6 +94,11 @@ def test_resamples_of_bleu_are_scored_as_sets() -> None:
     assert found.low < found.value < found.high
 
 
+def test_a_single_image_shows_no_difference() -> None:
+    found = compare(means([0.2]), means([0.9]), resamples=100)["CIDEr"]
+    assert (found.p_bootstrap, found.p_randomisation) == (1.0, 1.0)
+
+
 def test_images_that_are_not_selected_do_not_matter() -> None:
     one, two, chosen = scores(), scores(0.02, 3), np.arange(0, IMAGES, 3)
     assert intervals(means(one), images=chosen, resamples=200) == intervals(means(one[chosen]), resamples=200)

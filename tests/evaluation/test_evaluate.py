@@ -60,7 +60,7 @@ def test_models_and_data_are_taken_by_path_or_loaded(data: Path, folder: Path, m
     assert list(result.captions) == ["0.png", "1.png", "2.png"] and done[-1] == (3, 3)
     assert list(result.scores) == ["BLEU-1", "BLEU-2", "BLEU-3", "BLEU-4", "CIDEr"]
     assert list(result.per_image) == ["0.png", "2.png"] and result.errors == []
-    assert result.notes == ["1 images have no reference captions and were not scored."] and result.seconds > 0
+    assert result.notes == ["Not scored, for lack of reference captions: 1 image."] and result.seconds > 0
     loaded = read_captions(data, captionless=True)
     again = evaluate(model, loaded, split="dev", metrics=METRICS)
     assert again.captions == result.captions and again.scores == result.scores

@@ -61,7 +61,7 @@ def test_images_without_references_are_captioned_and_not_scored() -> None:
     described = {name: WRITTEN[name] for name in ("007", "12", "x")}
     expected = Scorer({name: REFERENCES[name] for name in described})(described, metrics=("ROUGE-L",))
     assert found.scores == expected.values and found.per_image == expected.per_image
-    assert found.notes == ["1 images have no reference captions and were not scored."]
+    assert found.notes == ["Not scored, for lack of reference captions: 1 image."]
     assert kept == [WRITTEN] == [found.captions] and 0 <= found.seconds < 60
     assert [str(error) for error in found.errors] == [str(error) for error in generate(writer(), DATA)[1]]
 
