@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from captioner import files
-from captioner.errors import EvaluationError
+from captioner.errors import EvaluationError, count
 from captioner.text.vocabulary import spaced
 
 Tokens = dict[str, list[str]]  # per image, captions of lower-case words joined by single spaces
@@ -66,15 +66,19 @@ class Meteor:
         """Return the next line of its output."""
         line = self._stdout.readline().decode()
         if not line:
-            raise EOFError
+            raise EOFError("it ended before it had answered")
         if line.startswith("Error"):
             raise ValueError(line.strip())
         return line.strip()
 
     def statistics(self, references: Sequence[str], captions: Sequence[str]) -> str:
         """Return a line of 23 statistics of a caption against its best matching reference."""
-        self.send("SCORE", *references, *captions)
-        return self.receive()
+        try:
+            self.send("SCORE", *references, *captions)
+            return self.receive()
+        except (EOFError, BrokenPipeError):
+            text = " ".join(captions)
+            raise EOFError(f"it ended at a caption of {count(len(text.split()), 'word')}, {text[:60]!r}") from None
 
 
 @contextmanager
@@ -103,7 +107,7 @@ def running_meteor() -> Iterator[Meteor]:
                     process.kill()
         except (OSError, EOFError, ValueError) as error:
             died = isinstance(error, EOFError | BrokenPipeError)
-            reason = "it ended before it had answered; it needs 2 GB of memory" if died else str(error)
+            reason = f"{error}; it needs 2 GB of memory, and captions of a usual length" if died else str(error)
             stderr.seek(0)
             raise _java_failed("METEOR", stderr.read(), reason) from error
 
@@ -181,5 +185,6 @@ def _run_java(name: str, arguments: Sequence[str], folder: Path, text: str = "")
 
 
 def _java_failed(name: str, stderr: bytes, reason: str) -> EvaluationError:
-    tail = "\n".join(stderr.decode(errors="replace").strip().splitlines()[-5:])
+    lines = [line for line in stderr.decode(errors="replace").splitlines() if not line.startswith("\tat ")]
+    tail = "\n".join(lines[-5:]).strip()
     return EvaluationError(f"the Java program of {name} failed: {reason}" + (f"\n{tail}" if tail else ""))

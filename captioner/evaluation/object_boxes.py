@@ -10,7 +10,6 @@ from collections import defaultdict
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
-from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -176,12 +175,20 @@ def overlaps(regions: Array, boxes: Array) -> Array:
 def covered(regions: Array, boxes: Array) -> Array:
     """Return the share of each region (N, 4) inside the union of boxes (Q, 4): (N,).
 
-    The union is cut along all box edges into disjoint rectangles, whose areas add up.
+    The edges of the boxes divide the plane into rectangles, and the union consists of some of these.
     """
     xs, ys = np.unique(boxes[:, [0, 2]]), np.unique(boxes[:, [1, 3]])
-    pieces = np.array([[x0, y0, x1, y1] for x0, x1 in pairwise(xs) for y0, y1 in pairwise(ys)]).reshape(-1, 4)
-    pieces = pieces[inside(centres(pieces), boxes)]
-    areas = (regions[:, 2:] - regions[:, :2]).prod(1)
-    shared = overlaps(regions, pieces).sum(1)
+    union = np.zeros((len(xs) - 1, len(ys) - 1))
+    (left, right), (top, bottom) = np.searchsorted(xs, boxes[:, [0, 2]].T), np.searchsorted(ys, boxes[:, [1, 3]].T)
+    for x0, y0, x1, y1 in zip(left, top, right, bottom, strict=True):
+        union[x0:x1, y0:y1] = 1
+    across, down = _shared(regions[:, [0, 2]], xs), _shared(regions[:, [1, 3]], ys)
+    areas, shared = (regions[:, 2:] - regions[:, :2]).prod(1), (across @ union * down).sum(1)
     shares: Array = np.divide(shared, areas, out=np.zeros_like(shared), where=areas > 0)
     return shares
+
+
+def _shared(sides: Array, edges: Array) -> Array:
+    """Return the length that each side (N, 2) shares with each interval between E sorted edges: (N, E - 1)."""
+    lengths: Array = np.minimum(sides[:, 1:], edges[1:]) - np.maximum(sides[:, :1], edges[:-1])
+    return lengths.clip(0)

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import tracemalloc
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -100,6 +101,14 @@ def test_the_cover_of_a_place_equals_a_count_of_points() -> None:
             hits |= (points[:, 0] > x0) & (points[:, 0] < x1) & (points[:, 1] > y0) & (points[:, 1] < y1)
         assert share == pytest.approx(hits.mean(), abs=0.005)
     assert covered(np.zeros((1, 4)), boxes).tolist() == [0.0]
+
+
+def test_hundreds_of_boxes_of_a_class_take_little_memory() -> None:
+    boxes = np.sort(np.random.default_rng(0).random((300, 2, 2)), axis=1).reshape(-1, 4)
+    tracemalloc.start()
+    assert covered(np.array([[0.4, 0.4, 0.6, 0.6], [0.5, 0.5, 0.5, 0.5]]), boxes).tolist() == pytest.approx([1.0, 0.0])
+    assert tracemalloc.get_traced_memory()[1] < 20e6
+    tracemalloc.stop()
 
 
 def test_a_crop_moves_the_places() -> None:

@@ -53,8 +53,11 @@ def test_a_failing_tokeniser_is_reported_with_its_last_words(
 @pytest.mark.parametrize(
     ("meteor", "message"),
     [
-        ("echo OutOfMemoryError >&2; exit 1", "it ended before it had answered.*\nOutOfMemoryError"),
-        ("read line; echo 1.0; echo late >&2; exit 1", "it ended before it had answered.*\nlate"),
+        (
+            "echo StackOverflowError >&2; printf '\tat Aligner.align(Unknown Source)\n%.0s' 1 2 3 4 5 6 >&2; exit 1",
+            "it ended at a caption of 100,000 words, 'x x x .*captions of a usual length\nStackOverflowError$",
+        ),
+        ("read line; echo 1.0; echo late >&2; exit 1", "it ended at a caption of 1 word, 'y'.*\nlate"),
         ("read line; echo Error: specify SCORE; exec sleep 300", "METEOR failed: Error: specify SCORE"),
         ("read line; echo 1; read line; echo 2; read line; echo x; exec sleep 300", "METEOR failed: .*'x'"),
     ],
