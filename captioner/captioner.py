@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
@@ -19,9 +20,10 @@ from captioner.data.loader import ImageBatch, ImageLoader
 from captioner.data.transform import Transform
 from captioner.engines.engine import Engine
 from captioner.engines.load import load_in_torch
-from captioner.errors import CheckpointError, ConfigError, ImageError
+from captioner.errors import CaptionerError, CheckpointError, ConfigError, ImageError
 from captioner.machine.backend import has_gpu
 from captioner.search.config import SearchConfig
+from captioner.settings import check_numbers
 from captioner.store import ONNX
 from captioner.text.vocabulary import Vocabulary
 
@@ -117,8 +119,10 @@ class Captioner:
         Raises:
             CheckpointError: the model does not exist, is damaged, needs a package that is not installed, or cannot be
                 part of an ensemble.
-            ConfigError: a search setting, the device or the engine is wrong.
+            ConfigError: a search setting, the device, the engine or the number of threads is wrong.
         """
+        if threads is not None:
+            check_numbers(threads=threads)
         folder, *others = located = store.locate_captioners(name_or_path)
         if _on_onnx(located, device, engine):
             from captioner.onnx.engine import OnnxEngine
@@ -240,8 +244,12 @@ class Captioner:
                 beside the mean; see :func:`captioner.engines.attention_rollout.recompute_attention`.
 
         Raises:
-            CaptionerError: the model does not have the requested attention.
+            CaptionerError: the model does not have the requested attention, or ``images`` is a single image.
+            ConfigError: a number is too small or too large.
         """
+        if isinstance(images, (str, bytes, bytearray, memoryview)):  # whose letters or bytes are no images
+            raise CaptionerError("images: this is one image, and a stream has many; give a list of it")
+        check_numbers(batch_size=batch_size)
         engine = self.engine.for_attention(attention)
         at_once = engine.encoded_at_once(batch_size)
         together = -(-batch_size // at_once)
@@ -307,6 +315,6 @@ def attach_sources(batches: Iterable[ImageBatch], captions: Iterable[Caption]) -
 
 def _name(source: Any) -> str | None:
     """Return the file's name, if the image came from one."""
-    if isinstance(source, (str, Path)):
-        return str(source)
+    if isinstance(source, (str, os.PathLike)):
+        return os.fsdecode(source)
     return getattr(source, "filename", None) or None if isinstance(source, Image.Image) else None

@@ -24,6 +24,7 @@ from captioner.registry import suggestion
 M = TypeVar("M", bound=BaseModel)
 _MOST_TEXT, _MOST_VALUES, _DEEPEST = 1 << 17, 10_000, 50  # bytes, values and levels of a recipe
 _UNDECODED = re.compile("[\ud800-\udfff]")  # a byte that is not UTF-8
+MOST = 1_000_000  # of anything that is held at once: more is a mistake, and would fill the memory
 DEFAULT_OBJECTIVE = "cross_entropy"  # the only part whose name may be left out
 
 
@@ -44,6 +45,19 @@ class Settings(BaseModel):
             if isinstance(each, str | Path) and _UNDECODED.search(str(each)):
                 raise ValueError("is not in UTF-8, so it cannot be saved with the run; rename the file or folder")
         return value
+
+
+def check_numbers(least: int = 1, **numbers: int) -> None:
+    """Check numbers of images, threads and the like, named by their parameters.
+
+    Raises:
+        ConfigError: one is less than ``least`` or more than :data:`MOST`.
+    """
+    for name, number in numbers.items():
+        if number < least:
+            raise ConfigError(f"{name}: {number} is too small; give {least} or more")
+        if number > MOST:
+            raise ConfigError(f"{name}: {number} is too large; give {MOST:,} or fewer")
 
 
 @cache

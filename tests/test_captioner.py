@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import os
 import threading
 from collections.abc import Iterator
 from dataclasses import replace
@@ -21,7 +22,7 @@ from captioner.decoders.show_attend_tell import ShowAttendTell, ShowAttendTellCo
 from captioner.encoders import Refiner
 from captioner.encoders.grid import GridConfig, GridEncoder
 from captioner.engines.model import ModelEngine, Writer
-from captioner.errors import ConfigError, ImageError
+from captioner.errors import CaptionerError, ConfigError, ImageError
 from captioner.memory import Memory
 from captioner.model.checkpoint import load_model
 from captioner.text.vocabulary import detokenize
@@ -286,3 +287,31 @@ def test_a_caption_is_plain_values(captioner: Captioner, images: list[Path]) -> 
     np.testing.assert_allclose(value["attention"], caption.attention, rtol=0, atol=1e-6)
     assert value["grid"] == [2, 2] and value["boxes"] is None and value["seen"] == [0, 0, 1, 1]
     assert "image" not in captioner(np.asarray(Image.open(images[0]))).to_dict()
+
+
+def test_numbers_that_are_too_small_or_too_large_are_named(captioner: Captioner, images: list[Path]) -> None:
+    for number in (0, -1, 10**20):
+        with pytest.raises(ConfigError, match=f"batch_size: {number} is too"):
+            list(captioner.stream(images, batch_size=number))
+        with pytest.raises(ConfigError, match=f"threads: {number} is too"):
+            Captioner.from_pretrained(threads=number)
+    with pytest.raises(ConfigError, match="max_pixels: inf"):
+        list(captioner.stream(images, max_pixels=float("inf")))  # type: ignore[arg-type]
+
+
+def test_a_stream_of_one_image_is_refused(captioner: Captioner, images: list[Path]) -> None:
+    for one in (str(images[0]), images[0].read_bytes()):
+        with pytest.raises(CaptionerError, match="give a list"):
+            list(captioner.stream(one))  # type: ignore[arg-type]
+
+
+def test_any_path_is_a_source(captioner: Captioner, images: list[Path]) -> None:
+    class Named:
+        def __init__(self, name: str | bytes) -> None:
+            self.name = name
+
+        def __fspath__(self) -> str | bytes:
+            return self.name
+
+    for name in (str(images[0]), os.fsencode(images[0])):
+        assert captioner(Named(name)).source == str(images[0])  # type: ignore[call-overload]

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import codecs
 import os
 from collections.abc import Iterable, Iterator
 from contextlib import ExitStack
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -87,7 +89,9 @@ def run(
 
     With --n-best, JSON has several translations of each line.
 
-    A line that is not UTF-8 is reported on stderr, and its translation is empty; the exit code is then 1.
+    A file may also be UTF-16 with a byte order mark. A line that is not text is reported on stderr, and its translation
+    is empty; so is a line that is longer than the model reads, and only its beginning is translated. The exit code is
+    then 1.
     """
     if not json:
         options.refuse("give --json too", attention=attention, n_best=search.n_best > 1)
@@ -109,7 +113,13 @@ def run(
                 "with attention"
             )
         shown: list[Translation] = []
-        for translation in translator.stream(lines, batch_size=batch_size, context=context):
+        name = "standard input" if text == "-" else text if os.path.exists(text) else "the text"
+        for number, translation in enumerate(translator.stream(lines, batch_size=batch_size, context=context), start=1):
+            if translation.is_cut:
+                failures(
+                    f"{name}:{number}: its end is not translated, since the model reads "
+                    f"{len(translation.source_tokens)} pieces of a line; give one sentence per line"
+                )
             if output and translation.tokens:
                 shown.append(translation)
                 if len(shown) > 1 and files.format_of(output) in _DRAWN:
@@ -156,9 +166,26 @@ def _lines(stack: ExitStack, text: str, failures: console.Failures) -> Iterator[
 
 def _decoded(file: Iterable[bytes], name: str, failures: console.Failures) -> Iterator[str]:
     """Decode lines, which only a line feed ends: line n of the output translates line n."""
-    for number, line in enumerate(file, start=1):
+    raw = iter(file)
+    first = next(raw, b"")
+    if first.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+        yield from _utf16(chain([first], raw))
+        return
+    for number, line in enumerate(chain([first] if first else [], raw), start=1):
         try:
-            yield line.decode("utf-8").removeprefix("\ufeff" if number == 1 else "").rstrip("\r\n")
+            decoded, bad = line.decode("utf-8"), line.find(b"\0")  # which UTF-16 without a mark has
         except UnicodeDecodeError as error:
-            failures(f"{name}:{number}: not UTF-8 text (byte {error.start}); convert it to UTF-8")
-            yield ""
+            decoded, bad = "", error.start
+        if bad >= 0:
+            failures(f"{name}:{number}: not UTF-8 text (byte {bad}); convert it to UTF-8")
+        yield "" if bad >= 0 else decoded.removeprefix("\ufeff" if number == 1 else "").rstrip("\r\n")
+
+
+def _utf16(chunks: Iterable[bytes]) -> Iterator[str]:
+    """Decode the lines of a file in UTF-16, as PowerShell writes it."""
+    rest = ""
+    for text in codecs.iterdecode(chunks, "utf-16", "replace"):
+        *lines, rest = (rest + text).split("\n")
+        yield from (line.rstrip("\r") for line in lines)
+    if rest:
+        yield rest

@@ -16,7 +16,8 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 from captioner.data.images import ImageSource, load_image
 from captioner.data.pixel_limit import pixel_limit
 from captioner.data.transform import WHOLE, Box, Transform
-from captioner.errors import ConfigError, ImageError
+from captioner.errors import ImageError
+from captioner.settings import check_numbers
 
 if TYPE_CHECKING:
     import numpy as np
@@ -73,7 +74,7 @@ class ImageLoader:
         prefetch: batches loaded ahead of the one in use.
 
     Raises:
-        ConfigError: a number is too small.
+        ConfigError: a number is too small or too large.
     """
 
     def __init__(
@@ -86,9 +87,8 @@ class ImageLoader:
         max_pixels: int | None = None,
         prefetch: int = 2,
     ) -> None:
-        for name, value, least in (("batch_size", batch_size, 1), ("workers", workers, 1), ("prefetch", prefetch, 0)):
-            if value < least:
-                raise ConfigError(f"{name}: {value} is too small; give {least} or more")
+        check_numbers(batch_size=batch_size, workers=workers)
+        check_numbers(0, prefetch=prefetch)
         self.sources = sources
         self.transform = transform
         self.batch_size = batch_size

@@ -21,7 +21,7 @@ def pixel_limit(max_pixels: int | None = None) -> int:
     value = os.environ.get("CAPTIONER_MAX_PIXELS") or DEFAULT_MAX_PIXELS if max_pixels is None else max_pixels
     try:
         limit = int(value)
-    except ValueError:
+    except (ValueError, OverflowError):  # OverflowError: infinity
         limit = 0
     if limit < 1:
         name = "CAPTIONER_MAX_PIXELS" if max_pixels is None else "max_pixels"

@@ -18,7 +18,7 @@ from captioner.errors import ImageError
 def name_of(source: Any) -> str:
     """Return the name of a source in messages: a file's name, or a description."""
     if isinstance(source, (str, os.PathLike)):
-        return os.fspath(source)
+        return os.fsdecode(source)
     if isinstance(source, (bytes, bytearray, memoryview)):
         return "<bytes>"
     if isinstance(source, Image.Image):
@@ -51,7 +51,7 @@ def open_source(source: Any, name: str) -> IO[bytes]:
             raise ImageError(name, "this is a pipe, socket or device, not a file; save the image as a file first")
         if status.st_size == 0:
             raise ImageError(name, "the file is empty (0 bytes); get a fresh copy of it")
-        return CountedFile(os.fspath(source), name, status.st_size)
+        return CountedFile(name, name, status.st_size)
     except FileNotFoundError as error:
         if reason := why_no_file(name):
             raise ImageError(shortened_name(name), reason) from error

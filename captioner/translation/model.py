@@ -10,6 +10,7 @@ Tensor letters: B texts, S pieces of the source, D features.
 from __future__ import annotations
 
 import logging
+import re
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +34,8 @@ from captioner.text.subwords import Subwords
 log = logging.getLogger(__name__)
 
 KIND = store.TRANSLATOR
+_CONTROL = re.compile("[\0-\x1f\x7f-\x9f\u200b]")  # and the space without width, which separates words
+_NO_WIDTH = re.compile("[\u00ad\u2060\ufeff]")  # soft hyphens, word joiners, byte order marks
 
 
 class TextSearchConfig(SearchConfig):
@@ -86,10 +89,12 @@ class TranslationModel(nn.Module):
     def read(self, text: str) -> list[int]:
         """Return the tokens of a source text as the encoder reads it.
 
-        White space is normalised to single spaces, there is no ``<bos>``, and the text is cut after ``max_pieces``.
-        ``<eos>`` is a position like any other, as in Bahdanau 2015: a decoder can attend to it at the end.
+        White space and control characters become single spaces, and what has no width, such as a byte order mark, is
+        left out. There is no ``<bos>``, and the text is cut after ``max_pieces``. ``<eos>`` is a position like any
+        other, as in Bahdanau 2015: a decoder can attend to it at the end.
         """
-        return self.source.encode(" ".join(text.split()), max_words=self.config.max_pieces)[1:]
+        words = _CONTROL.sub(" ", _NO_WIDTH.sub("", text)).split()
+        return self.source.encode(" ".join(words), max_words=self.config.max_pieces)[1:]
 
     def forward(self, tokens: Tensor) -> Memory:
         """Encode tokens (B, S), padded, to a memory of S vectors, before the refiner."""

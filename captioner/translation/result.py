@@ -51,6 +51,11 @@ class Translation(EqualArrays):
     def __str__(self) -> str:
         return self.text
 
+    @property
+    def is_cut(self) -> bool:
+        """Whether the source is longer than the model reads, so that the translation lacks its end."""
+        return bool(self.source_tokens) and self.source_tokens[-1] != SPECIAL[EOS]
+
     def words(self) -> tuple[list[str], list[str], Array | None]:
         """Return the written words, the read words and the attention between them.
 

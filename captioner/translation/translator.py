@@ -19,6 +19,7 @@ from captioner.layers.linear import fast
 from captioner.machine.backend import choose_device
 from captioner.search.config import Hypothesis
 from captioner.search.search import search as find
+from captioner.settings import check_numbers
 from captioner.store import translator_into
 from captioner.text.vocabulary import EOS, SPECIAL
 from captioner.translation.context import ContextReader
@@ -116,10 +117,11 @@ class Translator:
             context: see :meth:`stream`.
 
         Raises:
-            ConfigError: the model cannot read a context.
+            ConfigError: the model cannot read a context, or a number is too small or too large.
         """
         if isinstance(texts, str):
             return self([texts], batch_size=batch_size, context=context)[0]
+        check_numbers(batch_size=batch_size)
         if context:
             return list(self.stream(texts, batch_size=batch_size, context=context))
         sources = [self.model.read(text) for text in texts]
@@ -144,8 +146,9 @@ class Translator:
                 for the previous one; only texts separated by ones without words are translated in parallel.
 
         Raises:
-            ConfigError: the model cannot read a context.
+            ConfigError: the model cannot read a context, or a number is too small or too large.
         """
+        check_numbers(batch_size=batch_size)
         reader: ContextReader | None = None
         if context:
             reader = ContextReader(self.model, self._refiner, self._decoder, self.search, context=context)
@@ -172,7 +175,11 @@ class Translator:
             captions: iterated lazily, for example from :meth:`Captioner.stream`; other items, such as the error of an
                 image, are passed through.
             batch_size: captions in a batch.
+
+        Raises:
+            ConfigError: a number is too small or too large.
         """
+        check_numbers(batch_size=batch_size)
         iterator = iter(captions)
         while batch := list(islice(iterator, batch_size)):
             texts = [

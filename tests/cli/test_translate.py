@@ -40,6 +40,22 @@ def test_a_line_gives_a_line(translate, expected: list[str], tmp_path: Path, bat
     assert translate("-", stdin="") == (0, "", "")
 
 
+def test_utf_16_is_read_by_its_mark(translate, expected: list[str], tmp_path: Path) -> None:
+    text = f"{SOURCE[0]}\r\n\n{SOURCE[1]}"
+    (tmp_path / "text.txt").write_bytes(text.encode("utf-16"))
+    assert translate(tmp_path / "text.txt") == (0, f"{expected[0]}\n\n{expected[1]}\n", "")
+    (tmp_path / "unmarked.txt").write_bytes(text.encode("utf-16-le"))
+    result = translate(tmp_path / "unmarked.txt")
+    assert (result.code, result.out) == (1, "\n\n\n")
+    assert f"{tmp_path / 'unmarked.txt'}:1: not UTF-8 text (byte 1); convert it to UTF-8" in result.err
+
+
+def test_the_end_of_a_line_that_is_too_long_is_missed(translate, expected: list[str]) -> None:
+    result = translate("-", stdin=f"{SOURCE[0]}\n{'a dog ' * 200}\n")
+    assert result.code == 1 and result.lines[0] == expected[0] and len(result.lines) == 2
+    assert result.err.startswith("error: standard input:2: its end is not translated, since the model reads 200 pieces")
+
+
 def test_only_a_line_feed_ends_a_line(translate) -> None:
     assert translate("-", stdin="a dog\x0c\u2028a\rman\n").out.count("\n") == 1
 
@@ -67,7 +83,7 @@ def test_the_beam_can_be_chosen(translate, translator: Path) -> None:
 def test_a_text_is_translated_as_its_lines(translate, expected: list[str]) -> None:
     assert translate(SOURCE[0]) == (0, f"{expected[0]}\n", "")
     assert translate("\n".join(SOURCE)).lines == expected
-    assert translate("dog").code == 0 and translate(SOURCE[0] * 300).code == 0
+    assert translate("dog").code == 0 and translate(SOURCE[0] * 300).err.startswith("error: the text:1: ")
     (line,) = translate("A dog.", "--json", "--beam", 3, "--n-best", 3).lines
     assert len(json.loads(line)["others"]) == 2
 

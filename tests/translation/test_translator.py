@@ -134,9 +134,20 @@ def test_the_translation_of_a_text_without_words_is_empty() -> None:
     assert translator("") == empty and translator([]) == [] and empty.words() == ([], [], None)
 
 
+def test_what_cannot_be_seen_changes_nothing() -> None:
+    translator = Translator(build(), device="cpu")
+    plain, *others = translator(["a dog runs", "\ufeffa\x01dog ru\u00adns\0", " a\u200bdog\u2060 runs"])
+    assert {other.text for other in others} == {plain.text}
+    assert translator("\0\ufeff").text == "" and not translator("\0\ufeff").tokens
+    for wrong in (0, 10**20):
+        with pytest.raises(ConfigError, match="batch_size"):
+            translator.stream(["a dog"], batch_size=wrong)
+
+
 def test_a_long_text_is_cut() -> None:
     translation = Translator(build(max_pieces=4), device="cpu")(SOURCE[3])
-    assert len(translation.source_tokens) == 4 and SOURCE[3].startswith("".join(translation.source_tokens).strip())
+    assert translation.is_cut and len(translation.source_tokens) == 4
+    assert SOURCE[3].startswith("".join(translation.source_tokens).strip())
 
 
 def test_words_are_pieces_joined_and_so_is_attention() -> None:
