@@ -146,13 +146,14 @@ def _add_options(command: Any) -> None:
             _keep_brackets(part)
     get_params = command.get_params
 
-    def named_params(ctx: Any) -> list[Any]:
+    def changed_params(ctx: Any) -> list[Any]:
         found: list[Any] = get_params(ctx)
         for parameter in found:
             _name_value(parameter)
+            _refuse_empty(parameter)
         return found
 
-    command.get_params = named_params
+    command.get_params = changed_params
 
 
 def _keep_brackets(part: Any) -> None:
@@ -160,6 +161,21 @@ def _keep_brackets(part: Any) -> None:
     for name in ("help", "short_help", "epilog"):
         if text := getattr(part, name, None):
             setattr(part, name, re.sub(r"(\[[a-z#/@][^\[]*?\])", r"\\\1", text))
+
+
+def _refuse_empty(parameter: Any) -> None:
+    """Refuse an empty value of an option, as a shell gives of a variable that is not set: no path is this folder."""
+    if parameter.param_type_name != "option" or "consume_value" in vars(parameter):
+        return
+    consume = parameter.consume_value
+
+    def consumed(ctx: Any, options: Mapping[str, Any]) -> Any:
+        given = options.get(parameter.name)
+        if given == "" or (isinstance(given, list | tuple) and "" in given):
+            raise typer.BadParameter("the value is empty; give one, or leave the option out")
+        return consume(ctx, options)
+
+    parameter.consume_value = consumed
 
 
 _VALUES = {

@@ -82,7 +82,7 @@ def run(
     ] = False,
     search: options.NBest,
     batch_size: options.BatchSize = 16,
-    max_megabytes: Annotated[float, _limit(min=0.001, help="Refuse larger files.")] = 20.0,
+    max_megabytes: Annotated[float, _limit(min=0.001, max=1e6, help="Refuse larger files.")] = 20.0,
     max_pixels: Annotated[int, _limit(min=1, help="Refuse images with more pixels.")] = 50_000_000,
     rate: Annotated[
         int | None,

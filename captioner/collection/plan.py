@@ -114,6 +114,8 @@ def open_plan(
         FileError: the folder cannot be written.
     """
     source = source.removeprefix("file://")
+    if not source:
+        raise BulkError("the name of the source is empty; give a folder, a file or a pattern")
     if "://" not in source:
         source = str(Path(source))  # photos/ and ./photos have the same names
     with _locked(folder):
@@ -340,5 +342,7 @@ def _names(source: str, output: Path, problems: list[str]) -> Iterator[str]:
         return os.path.join(os.path.realpath(folder), "").startswith(ours)
 
     for name in map(str, found):
+        if name == source and not os.path.lexists(name):  # nor does a pattern match anything
+            return
         if not in_output(os.path.dirname(name)) and not is_drawn_image(name):
             yield name

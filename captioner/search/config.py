@@ -31,6 +31,7 @@ class SearchConfig(Settings):
     length_normalisation: float = Field(
         0.7,
         ge=0,
+        le=10,  # MAX_WORDS to this power is a float32
         description="captions are compared by log-probability / length**this, where the length includes <eos>",
     )
     block_ngram: int = Field(

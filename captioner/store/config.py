@@ -123,6 +123,8 @@ def read_config(folder: Path, kind: str = CAPTIONER) -> dict[str, Any]:
     path = folder / CONFIG
     config = _read(path)
     _check_fields(path, config, {"format": (int,)}, {name: _OPTIONAL[name] for name in _OPTIONAL if name in config})
+    if config["format"] < 1:
+        raise CheckpointError(f"{path}: format: is {config['format']}, and the first is 1; {COPY}")
     if config["format"] > FORMAT:
         raise CheckpointError(
             f"{path}: format {config['format']} is newer than this program reads ({FORMAT}); upgrade captioner"

@@ -76,6 +76,8 @@ def locate(name_or_path: str | Path | None = None, *, kind: str | None = CAPTION
                 "no model comes with this copy of captioner; give one with --model, or train one with: captioner train"
             )
         return default
+    if not str(name_or_path):
+        raise CheckpointError("the name of a model is empty; give one")
     path = Path(name_or_path)
     if os.path.isdir(path):  # unlike pathlib's, false of a name that no file can have
         if os.path.isfile(path / CONFIG):
