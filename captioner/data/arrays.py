@@ -8,7 +8,7 @@ from typing import Any
 from PIL import Image
 
 from captioner.data.pixel_limit import check_size
-from captioner.errors import ImageError
+from captioner.errors import ImageError, first_line
 
 
 def is_tensor(source: Any) -> bool:
@@ -31,8 +31,11 @@ def from_array(source: Any, name: str, limit: int) -> Image.Image:
     import numpy as np
 
     if is_tensor(source):
-        tensor = source.detach().cpu()
-        array = (tensor.float() if tensor.is_floating_point() else tensor).numpy()  # numpy has no bfloat16
+        try:
+            tensor = source.detach().cpu()
+            array = (tensor.float() if tensor.is_floating_point() else tensor).numpy()  # numpy has no bfloat16
+        except (NotImplementedError, RuntimeError, TypeError) as error:  # it is sparse, quantised or without data
+            raise ImageError(name, f"not an ordinary tensor ({first_line(error)}); give a dense one") from None
         if array.ndim == 3 and array.shape[0] in (1, 3, 4):
             array = array.transpose(1, 2, 0)
     else:
@@ -44,7 +47,9 @@ def from_array(source: Any, name: str, limit: int) -> Image.Image:
     check_size((array.shape[1], array.shape[0]), name, limit)
     if array.dtype.kind == "f":
         low, high = float(array.min()), float(array.max())
-        if not -1e-3 <= low <= high <= 1 + 1e-3:  # false for NaN too; the overshoot of resizing is accepted
+        if not np.isfinite([low, high]).all():
+            raise ImageError(name, "some values are not finite numbers; replace them first")
+        if not -1e-3 <= low <= high <= 1 + 1e-3:  # the overshoot of resizing is accepted
             raise ImageError(name, f"values from {low:g} to {high:g}; floats must be in 0..1, so divide by 255 or clip")
         array = (array.clip(0, 1) * 255).round().astype(np.uint8)
     elif array.dtype != np.uint8:

@@ -119,6 +119,8 @@ class Guard:
                 headers.setdefault("cache-control", "no-store")
             await send(message)
 
+        if scope["method"] == "HEAD":  # a GET, of whose answer uvicorn leaves the body out
+            scope = {**scope, "method": "GET"}
         refusal = self._refusal(given) or self._preflight(scope, granted) or self._unauthorised(scope, given)
         await (refusal or self.app)(scope, receive, sending)
 

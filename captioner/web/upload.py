@@ -233,7 +233,7 @@ async def _from_form(request: Request, parts: AsyncGenerator[bytes, None], *, li
 
 
 def _too_large(limit: int) -> HTTPException:
-    return HTTPException(413, f"the image has more than {limit / 1e6:.0f} MB; send a smaller one")
+    return HTTPException(413, f"the request has more than {limit / 1e6:g} MB; send a smaller one")
 
 
 def _file_name(path: str) -> str:

@@ -75,8 +75,8 @@ def test_an_image_in_json_is_captioned(client: TestClient, captioner: Captioner)
         (b'{"url": "file:///etc/passwd"}', 422, "url: must begin with https://"),
         (b'{"url": "//localhost/a.png"}', 422, "url: must begin with https://"),
         (b'{"url": "http://127.0.0.1/a.png"}', 422, "private network"),
-        (b'{"image": "%s"}' % (b"A" * 4 * (LIMIT // 3 + 2)), 413, "more than 0 MB"),
-        (b'{"image": "%s"}' % (b"A" * 2 * LIMIT), 413, "more than 0 MB"),
+        (b'{"image": "%s"}' % (b"A" * 4 * (LIMIT // 3 + 2)), 413, "more than 0.1 MB"),
+        (b'{"image": "%s"}' % (b"A" * 2 * LIMIT), 413, "more than 0.1 MB"),
     ],
 )
 def test_json_without_a_good_image_gets_its_reason(client: TestClient, body: bytes, status: int, reason: str) -> None:

@@ -97,6 +97,15 @@ def healthy(connect: Callable[[], socket.socket]) -> bool:
     return status(answer(one)) == 200
 
 
+def test_head_is_get_without_the_body(connect: Callable[[], socket.socket]) -> None:
+    one, other = connect(), connect()
+    for connection, method in ((one, b"HEAD"), (other, b"GET")):
+        connection.sendall(method + b" /health HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")
+    (head, _, body), (expected, _, content) = (answer(each).partition(b"\r\n\r\n") for each in (one, other))
+    assert status(head) == 200 and not body and content
+    assert b"content-length: %d" % len(content) in head and b"content-length: %d" % len(content) in expected
+
+
 def test_idle_connections_leave_room_for_others(connect: Callable[[], socket.socket]) -> None:
     idle = [connect() for _ in range(60)]
     assert healthy(connect)
@@ -210,7 +219,6 @@ ODD: dict[str, tuple[bytes, set[int]]] = {
     "no headers": (b"GET / HTTP/1.1\r\n\r\n", {400}),
     "garbage": (b"\x16\x03\x01\x02\x00\x01\x00" * 9, {400}),
     "an old client": (b"GET /health HTTP/1.0\r\nHost: localhost\r\nConnection: keep-alive\r\n\r\n", {200}),
-    "a head": (b"HEAD /health HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n", {405}),
     "options": (b"OPTIONS /caption HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n", {405}),
     "a web socket": (
         b"GET / HTTP/1.1\r\nHost: localhost\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n"
