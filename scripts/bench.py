@@ -297,7 +297,7 @@ class Training:
         """Take one step; a plain one records every operation."""
         decoder: Any = partial(Decoder.forward, self.decoder) if plain else self.decoder
         with (
-            mock.patch.object(kernels, "records", (lambda _: False) if plain else kernels.records),
+            mock.patch.object(kernels, "trains_on_cpu", (lambda _: False) if plain else kernels.trains_on_cpu),
             torch.autocast("cpu", torch.bfloat16, enabled=dtype == torch.bfloat16),
         ):
             loss, _ = self.objective(self.refiner, decoder, self.memory, self.batches[turn % len(self.batches)])
@@ -413,7 +413,7 @@ def tuning(rounds: int) -> list[Row]:
     maps = torch.randn(16, 120, 28, 28).contiguous(memory_format=torch.channels_last)
 
     def normalised(layer: SameConv2d, x: Tensor, norm: nn.BatchNorm2d) -> Tensor:
-        (top, bottom), (left, right) = layer.same(x.shape[2:])
+        (top, bottom), (left, right) = layer.same_padding(x.shape[2:])
         x = nn.functional.pad(x, (left, right, top, bottom))
         return norm(nn.functional.conv2d(x, layer.weight, None, layer.stride, 0, 1, layer.groups))
 

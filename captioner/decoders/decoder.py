@@ -85,7 +85,7 @@ class DecoderOutput(NamedTuple):
 
 
 class Decoder(nn.Module, Packable, ABC):
-    """Writes captions from a memory.
+    """Predicts captions word by word from a memory.
 
     A subclass has a ``Config`` (a :class:`DecoderConfig`), is built as ``Decoder(config, features=D, words=V)``, and
     defines :meth:`start` and :meth:`step`. That is enough for training and search.
@@ -93,7 +93,7 @@ class Decoder(nn.Module, Packable, ABC):
     Attributes:
         attends: whether its steps return attention.
         reads_half: whether its packed copy (:mod:`captioner.layers.linear`) accepts a memory in 16 bits; otherwise it
-            needs the precision of the weights. A subclass, which may read the memory itself, does not inherit it.
+            needs the precision of the weights. A subclass must set it again, since it may use the memory differently.
         first_state: layers and units of the LSTM state in the memory from which it starts; ``None`` if it needs none.
     """
 
@@ -108,11 +108,11 @@ class Decoder(nn.Module, Packable, ABC):
 
     @abstractmethod
     def start(self, memory: Memory) -> State:
-        """Start one hypothesis per image (W = 1); compute everything that does not depend on the words."""
+        """Start one hypothesis per image (W = 1), and compute the tensors that do not depend on the words."""
 
     @abstractmethod
     def step(self, tokens: Tensor, state: State) -> Step:
-        """Read the last word of every hypothesis, tokens (B, W), and score the next word."""
+        """Compute the logits of the next word from the last word of every hypothesis, tokens (B, W)."""
 
     def forward(self, memory: Memory, tokens: Tensor) -> DecoderOutput:
         """Score whole captions under teacher forcing.

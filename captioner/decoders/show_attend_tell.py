@@ -13,7 +13,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from captioner.decoders.decoder import DECODERS, DecoderConfig
-from captioner.decoders.unrolled import Advanced, Prepared, Unrolled
+from captioner.decoders.unrolled import AdvanceOutput, PreparedMemory, UnrolledDecoder
 from captioner.layers.additive import Attend, Sampler
 from captioner.layers.dropout import Dropout
 from captioner.layers.gates import lstm_gates
@@ -51,7 +51,7 @@ class ShowAttendTellConfig(DecoderConfig):
 
 
 @DECODERS.register("show_attend_tell")
-class ShowAttendTell(Unrolled):
+class ShowAttendTell(UnrolledDecoder):
     """An LSTM that attends to the image before every word.
 
     Equations: attention (4)-(6), with the additive network of Bahdanau 2015 in (4); the LSTM (1)-(3), whose first state
@@ -104,30 +104,30 @@ class ShowAttendTell(Unrolled):
             self.embedding.weight[PAD].zero_()
             self.lstm.bias_ih[config.hidden : 2 * config.hidden].fill_(1.0)  # forget gates start open (Jozefowicz 2015)
 
-    def prepare(self, memory: Memory) -> Prepared:
+    def prepare(self, memory: Memory) -> PreparedMemory:
         """Project the features a_i, and compute h_0 and c_0 (section 3.1.2)."""
         a = memory.vectors if self.geometry is None else memory.vectors + self.geometry(memory)
         a = autocast(self.feature_dropout(a))
         values = self.values(a)
-        # One mask for all regions or cells of an image: a dropped feature stays dropped wherever the decoder attends.
+        # One mask for all regions or cells of an image, so a feature is dropped in all of them.
         values = values * self.dropout(values.new_ones(values.shape[0], 1, values.shape[2]))
         h = torch.tanh(at_least_float32(self.first_hidden(memory.pooled)))
         c = torch.tanh(at_least_float32(self.first_cell(memory.pooled)))
-        return Prepared(values, self.keys(a), {"h": h.unsqueeze(1), "c": c.unsqueeze(1)})
+        return PreparedMemory(values, self.keys(a), {"h": h.unsqueeze(1), "c": c.unsqueeze(1)})
 
     def word_gates(self, tokens: Tensor, times: Products) -> Tensor:
         """Return the part of E y_{t-1} in (1), with the biases."""
         (word,) = times["word"](self.dropout(self.embedding(tokens)))
         return word
 
-    def advance(self, word: Tensor, past: Mapping[str, Tensor], attend: Attend, times: Products) -> Advanced:
+    def advance(self, word: Tensor, past: Mapping[str, Tensor], attend: Attend, times: Products) -> AdvanceOutput:
         """Equations (1) to (6)."""
         hidden, query, beta = times["h"](past["h"])
         z, alpha, s = attend(query)  # (4)-(6), or section 4.1
         z = torch.sigmoid(at_least_float32(beta)) * z  # section 4.2.1
         (context,) = times["z"](z)
         h, c = lstm_gates(past["c"], word, hidden, context)  # (1)-(3)
-        return Advanced({"h": h, "c": c}, alpha, (h, z), s)
+        return AdvanceOutput({"h": h, "c": c}, alpha, (h, z), s)
 
     def logits(self, tokens: Tensor, *read: Tensor) -> Tensor:
         """Equation (7)."""
@@ -151,7 +151,7 @@ class ShowAttendTell(Unrolled):
         }
 
     def sampler(self, images: int, captions: int) -> Sampler | None:
-        """Return how section 4.1 draws s_t; -1 stands for the expected vector."""
+        """Return the sampler of s_t in section 4.1, where -1 means the expected vector."""
         if self.config.kind == "soft":
             return None
         if not self.training:

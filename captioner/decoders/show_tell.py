@@ -46,7 +46,7 @@ class ShowTell(Recurrent, Decoder):
     Equations: x_{-1} = CNN(I), projected (10); x_t = W_e S_t (11); p_{t+1} = LSTM(x_t) (12).
 
     With ``from_state`` it is the decoder of seq2seq (Sutskever 2014, https://arxiv.org/abs/1409.3215): instead of (10)
-    it starts from the hidden state and the cell in which the encoder's LSTM ended.
+    it starts from the final hidden state and cell of the encoder's LSTM.
 
     Departures: the LSTM's output is o * tanh(c), as in the paper's released code; the paper's (8) has no tanh. With
     ``from_state`` it has one layer and dropout, where Sutskever 2014 has four layers without, for data sets that are a
@@ -126,14 +126,14 @@ class ShowTell(Recurrent, Decoder):
         inputs = self.dropout(inputs)
         packed = nn.utils.rnn.pack_padded_sequence(
             inputs,
-            lengths.clamp(min=1).cpu(),  # an absent caption is read to its first padding
+            lengths.clamp(min=1).cpu(),  # torch needs lengths above zero: of an absent caption, one padding is read
             batch_first=True,
             enforce_sorted=False,
         )
         outputs, _ = nn.utils.rnn.pad_packed_sequence(
             self.lstm(packed, first)[0], batch_first=True, total_length=inputs.shape[1]
         )  # (12)
-        outputs = outputs[:, -tokens.shape[1] :]  # without that of the image
+        outputs = outputs[:, -tokens.shape[1] :]  # without the output at the image
         return DecoderOutput(self.output(self.dropout(outputs[real.flatten(0, 1)])), None)
 
 

@@ -13,7 +13,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from captioner.decoders.decoder import DECODERS, DecoderConfig
-from captioner.decoders.unrolled import Advanced, Prepared, Unrolled
+from captioner.decoders.unrolled import AdvanceOutput, PreparedMemory, UnrolledDecoder
 from captioner.layers.additive import Attend
 from captioner.layers.dropout import Dropout
 from captioner.layers.gates import lstm_gates
@@ -42,7 +42,7 @@ class TopDownConfig(DecoderConfig):
 
 
 @DECODERS.register("top_down")
-class TopDown(Unrolled):
+class TopDown(UnrolledDecoder):
     """Two LSTMs: one controls the attention, the other predicts the words.
 
     Equations: the attention LSTM (1) reads x1_t = [h2_{t-1}, v_bar, W_e Pi_t] (2); a_{i,t} = w_a . tanh(W_va v_i + W_ha
@@ -91,23 +91,23 @@ class TopDown(Unrolled):
                 nn.init.orthogonal_(lstm.weight_hh)
                 lstm.bias_ih[units : 2 * units].fill_(1.0)  # forget gates start open (Jozefowicz 2015)
 
-    def prepare(self, memory: Memory) -> Prepared:
+    def prepare(self, memory: Memory) -> PreparedMemory:
         """Project the features v_i and their mean."""
         v = self.values(memory.vectors if self.geometry is None else memory.vectors + self.geometry(memory))
         v_bar = self.values(memory.pooled)
-        # One mask for v_bar and all v_i of an image: a dropped feature stays dropped wherever the decoder attends.
+        # One mask for v_bar and all v_i of an image, so a feature is dropped in all of them.
         kept = self.dropout(torch.ones_like(v_bar))
         v = v * kept.unsqueeze(1)
         mean = at_least_float32(self.mean(v_bar * kept))
         zeros = mean.new_zeros(len(memory), 1, self.config.hidden)
-        return Prepared(v, self.keys(v), dict.fromkeys(("h1", "c1", "h2", "c2"), zeros), mean)
+        return PreparedMemory(v, self.keys(v), dict.fromkeys(("h1", "c1", "h2", "c2"), zeros), mean)
 
     def word_gates(self, tokens: Tensor, times: Products) -> Tensor:
         """Return the part of W_e Pi_t in (2), with the biases of (1)."""
         (word,) = times["word"](self.dropout(self.embedding(tokens)))
         return word
 
-    def advance(self, word: Tensor, past: Mapping[str, Tensor], attend: Attend, times: Products) -> Advanced:
+    def advance(self, word: Tensor, past: Mapping[str, Tensor], attend: Attend, times: Products) -> AdvanceOutput:
         """Equations (1) to (6)."""
         h2_to_attention, h2_to_language = times["h2"](past["h2"])
         (h1_to_attention,) = times["previous h1"](past["h1"])
@@ -116,7 +116,7 @@ class TopDown(Unrolled):
         v_hat, alpha, _ = attend(query)  # (3)-(5)
         (x2_to_language,) = times["x2"](torch.cat([v_hat, h1], dim=-1))  # (6)
         h2, c2 = lstm_gates(past["c2"], x2_to_language, h2_to_language)  # (1)
-        return Advanced({"h1": h1, "c1": c1, "h2": h2, "c2": c2}, alpha, (h2,))
+        return AdvanceOutput({"h1": h1, "c1": c1, "h2": h2, "c2": c2}, alpha, (h2,))
 
     def logits(self, tokens: Tensor, *read: Tensor) -> Tensor:
         """Equation (7)."""

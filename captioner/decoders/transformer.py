@@ -18,7 +18,7 @@ from captioner.errors import ConfigError
 from captioner.layers.dropout import Dropout
 from captioner.layers.linear import PackedLinear
 from captioner.layers.positions import Geometry, sinusoidal
-from captioner.layers.transformer import BlockConfig, Decoded, DecoderBlock, Rows, key_mask, last_norm, projection
+from captioner.layers.transformer import BlockConfig, BlockOutput, DecoderBlock, Rows, key_mask, last_norm, projection
 from captioner.memory import Memory
 from captioner.text.vocabulary import PAD
 
@@ -47,7 +47,7 @@ class TransformerConfig(TransformerDecoderConfig):
 
 
 # Applies block ``number``: (number, x, rows, memory, mask, weights), see :meth:`DecoderBlock.forward`.
-_Apply: TypeAlias = Callable[[int, Tensor, Rows, Tensor, "Tensor | None", bool], Decoded]
+_Apply: TypeAlias = Callable[[int, Tensor, Rows, Tensor, "Tensor | None", bool], BlockOutput]
 
 
 @DECODERS.register("transformer")
@@ -115,7 +115,7 @@ class Transformer(Decoder):
         return self.positions[:steps]
 
     def _embed(self, tokens: Tensor, steps: int, at: Tensor | int) -> Tensor:
-        """Return the vectors (M, S) of words (M,) at the positions ``at`` of the first ``steps``."""
+        """Return the vectors (M, S) of words (M,) at the positions ``at``, below ``steps``."""
         x = self.embedding(tokens) * self.config.size**0.5
         return self.dropout(x if self.relative else x + self._positions(steps)[at])
 
@@ -127,7 +127,7 @@ class Transformer(Decoder):
         if self._tied is not None:
             return self._tied(x)
         weight = self.embedding.weight
-        if torch.is_grad_enabled():  # the vector of padding must stay zero: no gradient
+        if torch.is_grad_enabled():  # the vector of padding must stay zero, so it gets no gradient
             weight = weight.index_fill(0, torch.tensor([PAD], device=weight.device), 0.0)
         return F.linear(x, weight)
 
@@ -137,7 +137,7 @@ class Transformer(Decoder):
             self._tied = PackedLinear(self.embedding.weight, None, torch.float32)
 
     def start(self, memory: Memory) -> State:
-        """Compute the keys and values of the memory; the caches of the words are empty."""
+        """Compute the keys and values of the memory, and empty caches for those of the words."""
         all_keys_values = self._keys_values(memory)
         images = {f"places.{i}": keys_values.contiguous() for i, keys_values in enumerate(all_keys_values)}
         mask = key_mask(memory.mask)
@@ -148,26 +148,28 @@ class Transformer(Decoder):
         return State({f"cache.{i}": each.new_empty(empty) for i, each in enumerate(all_keys_values)}, images)
 
     def step(self, tokens: Tensor, state: State) -> Step:
-        """Run the blocks on one word per hypothesis, with a cache of the words before."""
+        """Run the blocks on one word per hypothesis, with the cached keys and values of its earlier words."""
         b, w = tokens.shape
         cache, rows = dict(state.hypotheses), Rows((b, w, 1))
         length = cache["cache.0"].shape[-2] + 1
         x = self._embed(tokens.flatten(), length, -1)
-        mask, seen = state.images.get("mask"), self._seen(state, rows, length)
+        mask, word_mask = state.images.get("mask"), self._word_mask(state, rows, length)
         attentions = []
         for i, block in enumerate(self.blocks):
             memory, name = state.images[f"places.{i}"], f"cache.{i}"
-            x, cache[name], weights = block(x, rows, memory, mask, cache=cache[name], seen=seen, weights=True)
+            x, cache[name], weights = block(x, rows, memory, mask, cache=cache[name], word_mask=word_mask, weights=True)
             attentions.append(weights.mean(1))
         attention = torch.stack(attentions).mean(0)
         return Step(self._logits(x).view(b, w, -1), attention.view(b, w, -1), State(cache, state.images))
 
-    def _seen(self, state: State, rows: Rows, length: int) -> Tensor | None:
-        """Return the words of a cache of ``length`` that may be attended to, for a block; ``None`` for all."""
+    def _word_mask(self, state: State, rows: Rows, length: int) -> Tensor | None:
+        """Return the argument ``word_mask`` of the blocks for a cache of ``length`` words."""
         return None
 
-    def _block(self, number: int, x: Tensor, rows: Rows, memory: Tensor, mask: Tensor | None, weights: bool) -> Decoded:
-        decoded: Decoded = self.blocks[number](x, rows, memory, mask, weights=weights)
+    def _block(
+        self, number: int, x: Tensor, rows: Rows, memory: Tensor, mask: Tensor | None, weights: bool
+    ) -> BlockOutput:
+        decoded: BlockOutput = self.blocks[number](x, rows, memory, mask, weights=weights)
         return decoded
 
     def _run_blocks(

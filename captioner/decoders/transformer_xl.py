@@ -13,8 +13,8 @@ from torch import Tensor
 
 from captioner.decoders.decoder import DECODERS, DecoderConfig, DecoderOutput, State
 from captioner.decoders.transformer import Transformer, TransformerDecoderConfig
-from captioner.layers.segments import Context, Past, seen_words
-from captioner.layers.transformer import Decoded, Rows
+from captioner.layers.segments import Context, StoredContext, context_word_mask
+from captioner.layers.transformer import BlockOutput, Rows
 from captioner.memory import Memory
 
 
@@ -24,10 +24,10 @@ class TransformerXLConfig(TransformerDecoderConfig):
 
 @DECODERS.register("transformer_xl")
 class TransformerXL(Transformer):
-    """A :class:`Transformer` decoder with relative positions, whose words can attend to the lines before.
+    """A :class:`Transformer` decoder with relative positions, whose words can attend to previous lines.
 
     Section 3.3: words have no absolute positions; self-attention adds a term for the distance of two words
-    (:mod:`captioner.layers.relative`). Section 3.2: the words of a line also attend to the states of the lines before,
+    (:mod:`captioner.layers.relative`). Section 3.2: the words of a line also attend to the states of previous lines,
     its context (:mod:`captioner.layers.segments`). Without a context it captions images like any decoder.
 
     Departure: the paper's model has no cross-attention; here words attend to the memory of their image or line.
@@ -37,12 +37,12 @@ class TransformerXL(Transformer):
     reads_half = True
     relative: ClassVar[bool] = True
 
-    def start(self, memory: Memory, past: Past | None = None) -> State:
+    def start(self, memory: Memory, past: StoredContext | None = None) -> State:
         """Start one hypothesis per image or line.
 
         Args:
             memory: of B images or lines.
-            past: the words of the lines before, from :meth:`states`.
+            past: the words of previous lines, from :meth:`states`.
         """
         state = super().start(memory)
         if past is None:
@@ -58,15 +58,15 @@ class TransformerXL(Transformer):
         Args:
             memory: of B images or lines.
             tokens: (B, K, T); with a context, one translation per line (K = 1).
-            context: the words of other lines to attend to.
+            context: the words of previous lines.
         """
         return self._scored(memory, tokens, partial(self._in_context, context=context))
 
     def states(self, memory: Memory, tokens: Tensor, context: Context | None = None) -> Tensor:
-        """Return the input of each block for the words (B, T) of lines, (blocks, B, T, S): the past of later lines."""
-        read: list[Tensor] = []
-        self._run_blocks(memory, tokens.unsqueeze(1), partial(self._in_context, context=context, read=read))
-        return torch.stack(read).squeeze(2)
+        """Return the context of later lines: each block's input (blocks, B, T, S) for the words (B, T) of lines."""
+        inputs: list[Tensor] = []
+        self._run_blocks(memory, tokens.unsqueeze(1), partial(self._in_context, context=context, inputs=inputs))
+        return torch.stack(inputs).squeeze(2)
 
     def _in_context(
         self,
@@ -78,18 +78,18 @@ class TransformerXL(Transformer):
         weights: bool,
         *,
         context: Context | None,
-        read: list[Tensor] | None = None,
-    ) -> Decoded:
-        """Apply a block after a context; append its input (B, K, T, S) to ``read``."""
-        block, cache, seen = self.blocks[number], None, None
-        if read is not None:
-            read.append(rows.spread(x).detach())
+        inputs: list[Tensor] | None = None,
+    ) -> BlockOutput:
+        """Apply a block after a context; append its input (B, K, T, S) to ``inputs``."""
+        block, cache, word_mask = self.blocks[number], None, None
+        if inputs is not None:
+            inputs.append(rows.unpack(x).detach())
         if context is not None:
-            cache = block.words(context.before(number, rows.spread(x)[:, 0])).unsqueeze(1)
-            seen = seen_words(context.mask, rows)
-        decoded: Decoded = block(x, rows, memory, mask, cache=cache, seen=seen, weights=weights)
+            cache = block.words(context.block_input(number, rows.unpack(x)[:, 0])).unsqueeze(1)
+            word_mask = context_word_mask(context.mask, rows)
+        decoded: BlockOutput = block(x, rows, memory, mask, cache=cache, word_mask=word_mask, weights=weights)
         return decoded
 
-    def _seen(self, state: State, rows: Rows, length: int) -> Tensor | None:
+    def _word_mask(self, state: State, rows: Rows, length: int) -> Tensor | None:
         context = state.images.get("context")
-        return None if context is None else seen_words(context, rows, length)
+        return None if context is None else context_word_mask(context, rows, length)

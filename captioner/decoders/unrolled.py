@@ -1,9 +1,10 @@
 """Base class of LSTM decoders with additive attention: one recurrence for search and for training.
 
-A subclass writes the equations of its paper in :meth:`Unrolled.advance`. Search calls it through ``step``; training
-unrolls it in :meth:`Unrolled.forward`, which gives the same numbers as the plain loop in :meth:`Decoder.forward`, but
+A subclass implements the equations of its paper in :meth:`UnrolledDecoder.advance`. Search calls it through ``step``;
+training unrolls it in :meth:`UnrolledDecoder.forward`, which gives the same numbers as the plain loop in
+:meth:`Decoder.forward`, but
 
-* leaves out captions that have ended (:mod:`captioner.layers.packing`); each of the others is a row of its own, W = 1,
+* leaves out captions that have ended (:mod:`captioner.layers.packing`); each of the others is one row, W = 1,
 * computes the words' part of the gates once for every distinct word of the batch,
 * computes the gradient of each weight and of each region or cell once for all steps (:mod:`captioner.layers.unroll`,
   :mod:`captioner.layers.additive`).
@@ -33,8 +34,8 @@ from captioner.text.vocabulary import PAD
 
 
 @dataclass(frozen=True)
-class Prepared:
-    """Everything that does not depend on the words, computed once per image.
+class PreparedMemory:
+    """The tensors that do not depend on the words, computed once per image.
 
     Attributes:
         values: (B, N, D) the vectors that attention averages.
@@ -49,7 +50,7 @@ class Prepared:
     gates: Tensor | None = None
 
 
-class Advanced(NamedTuple):
+class AdvanceOutput(NamedTuple):
     """The result of one step, for W hypotheses or captions per image.
 
     Attributes:
@@ -65,7 +66,7 @@ class Advanced(NamedTuple):
     sampled: Tensor | None = None
 
 
-class Unrolled(Recurrent, Decoder):
+class UnrolledDecoder(Recurrent, Decoder):
     """An LSTM decoder with additive attention; a subclass defines the abstract methods.
 
     Attributes:
@@ -76,8 +77,8 @@ class Unrolled(Recurrent, Decoder):
     _expects = False  # see expected_vectors
 
     @abstractmethod
-    def prepare(self, memory: Memory) -> Prepared:
-        """Compute everything that does not depend on the words."""
+    def prepare(self, memory: Memory) -> PreparedMemory:
+        """Compute the tensors that do not depend on the words."""
 
     @abstractmethod
     def word_gates(self, tokens: Tensor, times: Products) -> Tensor:
@@ -88,11 +89,11 @@ class Unrolled(Recurrent, Decoder):
         """
 
     @abstractmethod
-    def advance(self, word: Tensor, past: Mapping[str, Tensor], attend: Attend, times: Products) -> Advanced:
-        """Advance by one word.
+    def advance(self, word: Tensor, past: Mapping[str, Tensor], attend: Attend, times: Products) -> AdvanceOutput:
+        """Advance the recurrence by one word.
 
         Args:
-            word: (B, W, 4H) from :meth:`word_gates`, with :attr:`Prepared.gates`.
+            word: (B, W, 4H) the sum of :meth:`word_gates` and :attr:`PreparedMemory.gates`.
             past: (B, W, H) the state before the step, by name.
             attend: attention from a query (B, W, A).
             times: products with the maps of :meth:`maps`, by the name of their vector.
@@ -100,15 +101,15 @@ class Unrolled(Recurrent, Decoder):
 
     @abstractmethod
     def logits(self, tokens: Tensor, *read: Tensor) -> Tensor:
-        """Return the logits (..., V) of the next word from the last one (...,) and :attr:`Advanced.read`."""
+        """Return the logits (..., V) of the next word from the last one (...,) and :attr:`AdvanceOutput.read`."""
 
     def sampler(self, images: int, captions: int) -> Sampler | None:
-        """Return how hard attention samples for (images, captions); ``None`` is soft attention."""
+        """Return the sampler of hard attention for (images, captions); ``None`` is soft attention."""
         return None
 
     @contextmanager
     def expected_vectors(self) -> Iterator[None]:
-        """Make hard attention use the expected vector in :meth:`forward`, though it draws the same random numbers."""
+        """Make hard attention use the expected vector in :meth:`forward`; the same random numbers are drawn."""
         self._expects = True
         try:
             yield
@@ -163,7 +164,7 @@ class Unrolled(Recurrent, Decoder):
         products = unrolled_products(maps, packing.active)
         captions = packing.image[: packing.active[0]]
         past = {name: first[captions] for name, first in prepared.past.items()}
-        steps: list[Advanced] = []
+        steps: list[AdvanceOutput] = []
         for word, attend_t, times in zip(words.unsqueeze(1).split(packing.active), attends, products, strict=True):
             past = {name: part[: len(word)] for name, part in past.items()}
             steps.append(self.advance(word, past, attend_t, times))

@@ -65,8 +65,8 @@ class Keys(NamedTuple):
         return cls(e.transpose(1, 2).contiguous(), e.contiguous())
 
 
-def _one_hot(alpha: Tensor, sampled: Tensor) -> Tensor:
-    """Return the weights of the average: one-hot at the sampled index (...,), or alpha (..., N) where it is -1."""
+def _value_weights(alpha: Tensor, sampled: Tensor) -> Tensor:
+    """Return the weights of the values: one-hot at the sampled index (...,), or alpha (..., N) where it is -1."""
     one_hot = F.one_hot(sampled.clamp(min=0), alpha.shape[-1]).to(alpha.dtype)
     return torch.where((sampled >= 0).unsqueeze(-1), one_hot, alpha)
 
@@ -81,7 +81,7 @@ def attend(
     sampler: Sampler | None = None,
     compiled: bool = False,
 ) -> Glimpse:
-    """Attend for a single step.
+    """Attend in a single step.
 
     Args:
         query: (B, K, A).
@@ -99,7 +99,7 @@ def attend(
         scores = scores.masked_fill(~mask.unsqueeze(1), float("-inf"))
     alpha = torch.softmax(scores, dim=-1)
     sampled = None if sampler is None else sampler(alpha)
-    weights = alpha if sampled is None else _one_hot(alpha, sampled)
+    weights = alpha if sampled is None else _value_weights(alpha, sampled)
     return Glimpse(at_least_float32(torch.bmm(weights.to(values.dtype), values)), alpha, sampled)
 
 
@@ -133,7 +133,7 @@ class _Placeholders(torch.autograd.Function):
     def forward(ctx: Any, keys: Tensor, values: Tensor, v: Tensor, inputs: _Inputs) -> tuple[Tensor, ...]:
         ctx.inputs = inputs
         (_, n, a), d = keys.shape, values.shape[-1]
-        kinds = ((v, n), (values, n), (v, a), (values, d))
+        kinds = ((v, n), (values, n), (v, a), (values, d))  # a tensor of the same precision, and the size
         return tuple(like.new_zeros(1).expand(rows, 1, size) for like, size in kinds for rows in inputs.packing.active)
 
     @staticmethod
@@ -147,8 +147,8 @@ class _Placeholders(torch.autograd.Function):
         )
         d_keys, d_v = kernels.key_gradient(keys.units_last, exponentials, d_scores, compiled=compiled)
         d_values = torch.bmm(weights.transpose(1, 2), d_context)
-        back = packing.order.argsort()
-        return (4.0 * v * d_keys)[back], d_values[back], d_v.sum((0, 1)), None
+        inverse = packing.order.argsort()
+        return (4.0 * v * d_keys)[inverse], d_values[inverse], d_v.sum((0, 1)), None
 
 
 class _AttendStep(torch.autograd.Function):
@@ -162,7 +162,7 @@ class _AttendStep(torch.autograd.Function):
         inputs = inputs.of(images)
         keys, values, v, mask, sampler, compiled, packing = inputs
         glimpse = attend(
-            packing.spread(query, images),
+            packing.scatter(query, images),
             keys=keys.units_first,
             values=values,
             v=v,
@@ -172,10 +172,10 @@ class _AttendStep(torch.autograd.Function):
         )
         ctx.inputs, ctx.images = inputs, images
         ctx.save_for_backward(query, glimpse.alpha, glimpse.sampled)
-        context, alpha = (packing.collect(part, rows) for part in (glimpse.context, glimpse.alpha))
+        context, alpha = (packing.gather(part, rows) for part in (glimpse.context, glimpse.alpha))
         if glimpse.sampled is None:
             return context, alpha, None
-        sampled = packing.collect(glimpse.sampled, rows)
+        sampled = packing.gather(glimpse.sampled, rows)
         ctx.mark_non_differentiable(sampled)
         return context, alpha, sampled
 
@@ -186,18 +186,18 @@ class _AttendStep(torch.autograd.Function):
         query, alpha, sampled = ctx.saved_tensors
         keys, values, v, _, _, compiled, packing = ctx.inputs
         d_context = d_context.to(values.dtype)
-        through_context = torch.bmm(packing.spread(d_context, ctx.images), values.transpose(1, 2)).to(alpha.dtype)
+        through_context = torch.bmm(packing.scatter(d_context, ctx.images), values.transpose(1, 2)).to(alpha.dtype)
         weights = alpha
         if sampled is not None:  # a sampled context gives alpha no gradient
             through_context.masked_fill_((sampled >= 0).unsqueeze(-1), 0.0)
-            weights = _one_hot(alpha, sampled)
-        d_alpha = packing.spread(d_alpha, ctx.images) + through_context
+            weights = _value_weights(alpha, sampled)
+        d_alpha = packing.scatter(d_alpha, ctx.images) + through_context
         d_scores = alpha * (d_alpha - (alpha * d_alpha).sum(-1, keepdim=True))
         exponential = kernels.exponential(query)
         d_query = kernels.query_gradient(
-            keys.units_last, packing.spread(exponential, ctx.images), d_scores, compiled=compiled
+            keys.units_last, packing.scatter(exponential, ctx.images), d_scores, compiled=compiled
         )
-        d_query, d_scores, weights = (packing.collect(part, len(query)) for part in (d_query, d_scores, weights))
+        d_query, d_scores, weights = (packing.gather(part, len(query)) for part in (d_query, d_scores, weights))
         return 4.0 * v * d_query, None, None, d_scores, weights.to(values.dtype), exponential, d_context
 
 
@@ -214,7 +214,7 @@ def additive_attention(
     packing: Packing,
     sampler: Sampler | None = None,
 ) -> list[Attend]:
-    """Prepare attention in several steps.
+    """Prepare the attention of all steps of teacher forcing.
 
     Args:
         keys: (B, N, A) for scoring.

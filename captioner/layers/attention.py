@@ -33,7 +33,7 @@ class Attention(nn.Module, Packable):
         """Split keys and values (..., N, 2S) into heads: (..., 2, H, N, E)."""
         return key_value.unflatten(-1, (2, self.heads, -1)).movedim(-4, -2)
 
-    def positioned(self, query: Tensor, shape: tuple[int, ...]) -> tuple[Tensor, Tensor | None]:
+    def add_positions(self, query: Tensor, shape: tuple[int, ...]) -> tuple[Tensor, Tensor | None]:
         """Add relative positions to a query; plain attention has none.
 
         Args:
@@ -66,7 +66,9 @@ class Attention(nn.Module, Packable):
         Returns:
             (B, Q, S) the concatenated heads.
         """
-        if query.device.type == "cpu":  # torch's own kernel is slow there on few keys, above all its backward pass
+        if (
+            query.device.type == "cpu"
+        ):  # torch's fused kernel is slow there with few keys, above all in the backward pass
             weights = self.weights(query, keys_values, mask=mask, bias=bias, causal=causal)
             return self.average(weights, keys_values)
         if causal and (bias is not None or query.shape[1] != keys_values.shape[-2]):
@@ -107,7 +109,7 @@ class Attention(nn.Module, Packable):
 
 
 def _causal_mask(mask: Tensor | None, query: Tensor, keys_values: Tensor) -> Tensor:
-    """Return the mask of :meth:`Attention.attend`, or (Q, N), without the keys that follow a query."""
+    """Return the causal mask (Q, N), and with ``mask`` (B, 1, 1, N) the conjunction of both."""
     q, n = query.shape[1], keys_values.shape[-2]
     past = torch.ones(q, n, dtype=torch.bool, device=query.device).tril(n - q)
     return past if mask is None else mask & past

@@ -14,7 +14,7 @@ from captioner.layers.linear import Packable
 
 
 class ConvolutionModule(nn.Module, Packable):
-    """Local context, which self-attention lacks (section 2.2).
+    """The Conformer's convolution over neighbouring words or cells (section 2.2).
 
     A pointwise convolution to twice the size, a gated linear unit, a depthwise convolution, normalisation, Swish, and a
     pointwise convolution. The block adds the layer norm before it, dropout and the residual connection. Masked

@@ -1,9 +1,9 @@
 """Depthwise convolutions that train fast on a CPU in bfloat16.
 
-oneDNN's gradients of them are fast for kernels of 3x3; in other cases, in bfloat16, they take a hundred times longer
-than the convolution. The gradient of the weight for 16 maps of 1,248 channels and 14x14 cells, with a kernel of 5x5, on
-one core of an AMD EPYC: 226 ms in bfloat16, 49 in float32, 27 here. ``python scripts/bench.py --only tuning`` measures
-a whole training step.
+oneDNN computes their gradients fast for kernels of 3x3; with other kernels, in bfloat16, the gradients take a hundred
+times longer than the convolution. The gradient of the weight for 16 maps of 1,248 channels and 14x14 cells, with a
+kernel of 5x5, on one core of an AMD EPYC: 226 ms in bfloat16, 49 in float32, 27 here. ``python scripts/bench.py --only
+tuning`` measures a whole training step.
 
 Letters in shapes: B images, C channels, K the kernel's side.
 """
@@ -45,32 +45,32 @@ class _Depthwise(torch.autograd.Function):
         side = weight.shape[-1]
         if ctx.stride == 1 and side in (3, 5):
             # The gradient of the input is that of the output convolved with the flipped kernel.
-            of_x = F.conv2d(grad, weight.flip(2, 3), None, 1, side - 1 - ctx.padding, groups=len(weight))
-            of_weight = _of_weight(grad, x, weight, ctx.padding)
+            d_x = F.conv2d(grad, weight.flip(2, 3), None, 1, side - 1 - ctx.padding, groups=len(weight))
+            d_weight = _weight_gradient(grad, x, weight, ctx.padding)
         else:
-            of_x, of_weight = _gradients(grad.float(), x.float(), weight.float(), ctx.stride, ctx.padding)
-        return of_x.to(x.dtype), of_weight.to(weight.dtype), None, None
+            d_x, d_weight = _gradients(grad.float(), x.float(), weight.float(), ctx.stride, ctx.padding)
+        return d_x.to(x.dtype), d_weight.to(weight.dtype), None, None
 
 
 def _gradients(
-    grad: Tensor, x: Tensor, weight: Tensor, stride: int, padding: int, *, of_x: bool = True
+    grad: Tensor, x: Tensor, weight: Tensor, stride: int, padding: int, *, of_input: bool = True
 ) -> tuple[Tensor, Tensor]:
-    """Return oneDNN's gradients of the input, if ``of_x``, and of the weight."""
-    found: tuple[Tensor, Tensor, Tensor] = torch.ops.aten.convolution_backward(
-        grad, x, weight, None, [stride] * 2, [padding] * 2, [1, 1], False, [0, 0], len(weight), [of_x, True, False]
+    """Return oneDNN's gradients of the input, if ``of_input``, and of the weight."""
+    gradients: tuple[Tensor, Tensor, Tensor] = torch.ops.aten.convolution_backward(
+        grad, x, weight, None, [stride] * 2, [padding] * 2, [1, 1], False, [0, 0], len(weight), [of_input, True, False]
     )
-    return found[0], found[1]
+    return gradients[0], gradients[1]
 
 
-def _of_weight(grad: Tensor, x: Tensor, weight: Tensor, padding: int) -> Tensor:
-    """Return the gradient of a kernel of 3x3, or of 5x5 as those of the 3x3 kernels in its four corners."""
+def _weight_gradient(grad: Tensor, x: Tensor, weight: Tensor, padding: int) -> Tensor:
+    """Return the gradient of a kernel of 3x3; that of 5x5 is put together from the 3x3 kernels in its four corners."""
     side = weight.shape[-1]
     x = F.pad(x, (padding,) * 4)
     rows, columns = grad.shape[2] + 2, grad.shape[3] + 2
     corner = weight[..., :3, :3].contiguous()
-    found = torch.empty_like(weight)
+    gradients = torch.empty_like(weight)
     for top in range(0, side - 2, 2):
         for left in range(0, side - 2, 2):
             part = x[:, :, top : top + rows, left : left + columns].contiguous(memory_format=torch.channels_last)
-            found[..., top : top + 3, left : left + 3] = _gradients(grad, part, corner, 1, 0, of_x=False)[1]
-    return found
+            gradients[..., top : top + 3, left : left + 3] = _gradients(grad, part, corner, 1, 0, of_input=False)[1]
+    return gradients

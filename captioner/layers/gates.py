@@ -1,7 +1,7 @@
 """The LSTM's gates, in one pass over memory in training.
 
-Recorded operation by operation, the gates of a step take thirteen passes over memory forward and twice as many
-backward. :func:`lstm_gates` records them as one operation, of which ``torch.compile`` fuses each direction into one
+If autograd records each operation, the gates of a step take thirteen passes over memory forward and twice as many
+backward. :func:`lstm_gates` is one operation for autograd, and ``torch.compile`` fuses each of its directions into one
 pass.
 
 Tensor letters: H hidden units.
@@ -29,7 +29,7 @@ def lstm_gates(c: Tensor, *parts: Tensor) -> tuple[Tensor, Tensor]:
     Returns:
         The new hidden state, in the narrowest precision of the parts, and the new cell, (..., H) each.
     """
-    if kernels.records(c):
+    if kernels.trains_on_cpu(c):
         h: Tensor
         h, c = _Gates.apply(c, *parts)
         return h, c
@@ -77,7 +77,7 @@ forward, backward = Kernel(_forward), Kernel(_backward)
 
 
 class _Gates(torch.autograd.Function):
-    """:func:`lstm_gates`, recorded as one operation."""
+    """:func:`lstm_gates` as one operation for autograd."""
 
     @staticmethod
     def forward(ctx: Any, c: Tensor, *parts: Tensor) -> tuple[Tensor, Tensor]:
@@ -92,8 +92,8 @@ class _Gates(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, d_h: Tensor, d_c: Tensor) -> tuple[Tensor, ...]:
         rows = d_h.to(d_c.dtype).flatten(0, -2), d_c.flatten(0, -2)
-        before, d_gates = backward(*rows, *ctx.saved_tensors, compiled=ctx.compiled)
+        d_previous_c, d_gates = backward(*rows, *ctx.saved_tensors, compiled=ctx.compiled)
         d_gates = d_gates.unflatten(0, d_c.shape[:-1])
         # The parts of one precision share a gradient.
-        of = {dtype: d_gates.to(dtype) for dtype in set(ctx.dtypes)}
-        return before.view(d_c.shape), *(of[dtype] for dtype in ctx.dtypes)
+        gradients = {dtype: d_gates.to(dtype) for dtype in set(ctx.dtypes)}
+        return d_previous_c.view(d_c.shape), *(gradients[dtype] for dtype in ctx.dtypes)

@@ -1,8 +1,8 @@
 r"""The inner loops of additive attention, fused.
 
 ``score[b,k,n] = sum_a v[a] tanh(p[b,n,a] + q[b,k,a])`` (Bahdanau 2015, Xu 2015) takes B K N A hyperbolic tangents per
-step, far more than anything else in the decoder, and a plain implementation writes each to memory. Two things make it
-cheap, neither of them an approximation:
+step, which dominates the cost of the decoder, and a plain implementation writes each to memory. Two measures make it
+cheap, without approximation:
 
 * ``tanh(p + q) = 1 - 2 / (1 + exp(2p) exp(2q))``, with the exponentials computed once per key and once per query. A
   multiplication, an addition and a reciprocal remain for each of the B K N A elements. ``p`` and ``q`` are clamped to
@@ -32,14 +32,14 @@ def at_least_float32(x: Tensor) -> Tensor:
     return x if x.dtype == torch.float64 else x.float()
 
 
-def records(x: Tensor) -> bool:
-    """Return whether autograd records what is computed from ``x`` as one operation with two kernels."""
+def trains_on_cpu(x: Tensor) -> bool:
+    """Return whether gradients are computed on a CPU, where fused kernels replace autograd's operations."""
     return torch.is_grad_enabled() and x.device.type == "cpu"
 
 
 def exponential(x: Tensor) -> Tensor:
     """Return ``exp(2x)`` with ``x`` clamped to where it is finite in 32 bits."""
-    # onnxruntime would take a clamp right after a product for its activation, and not compute both in eight bits.
+    # onnxruntime would fuse a clamp right after a product as its activation, and then not compute both in eight bits.
     return torch.exp((2.0 * x).clamp(-2 * LIMIT, 2 * LIMIT))
 
 
@@ -106,12 +106,12 @@ def _key_gradient_eager(e: Tensor, f: Tensor, ds: Tensor) -> tuple[Tensor, Tenso
 
 
 class Kernel:
-    """A function to compile, with equivalents where that is impossible or slower.
+    """A function that is compiled, and its equivalents where compilation is impossible or slower.
 
     Args:
         fused: the function to compile.
-        by_image: the same, image by image in place, without a compiler on a CPU.
-        stored: the same, for GPUs without a compiler, for autograd and for exports, where each result is stored.
+        by_image: image by image and in place, for a CPU without a compiler.
+        stored: with intermediate results in memory, for GPUs without a compiler, for autograd and for exports.
     """
 
     def __init__(
@@ -124,13 +124,13 @@ class Kernel:
         self.compiled = Compiled(fused, eager=self.eager, dynamic=True)
 
     def eager(self, *args: Tensor) -> Any:
-        """Call the faster of the two other forms."""
-        # The loop over images writes in place: not on a GPU, nor where autograd or an export records.
-        plain = args[0].device.type != "cpu" or torch.is_grad_enabled() or torch.compiler.is_compiling()
-        return (self.stored if plain else self.by_image)(*args)
+        """Call the form that is not compiled and suits the device."""
+        # ``by_image`` writes in place, which autograd and exports cannot record, and loops, which is slow on a GPU.
+        stored = args[0].device.type != "cpu" or torch.is_grad_enabled() or torch.compiler.is_compiling()
+        return (self.stored if stored else self.by_image)(*args)
 
     def __call__(self, *args: Tensor, compiled: bool) -> Any:
-        # One row, or image, would need a graph of its own: torch.compile takes sizes of one as constants.
+        # A single row or image would be compiled separately: torch.compile takes sizes of one as constants.
         return (self.compiled if compiled and len(args[0]) > 1 else self.eager)(*args)
 
 

@@ -1,8 +1,8 @@
-"""Linear maps for inference on a CPU, with weights in oneDNN's own layout.
+"""Linear maps for inference on a CPU, with weights in oneDNN's layout.
 
-A word costs a product of a few rows with every weight of the decoder, so reading the weights takes most of the time; in
-the general product, so does rearranging them. Arranged once, in 16 bits where the processor multiplies those, they are
-read several times faster (``python scripts/bench.py --only search``).
+Each step of a search multiplies a few rows by every weight of the decoder, so most of the time goes into reading the
+weights and, in the general product, into rearranging them. Rearranged once, in 16 bits where the processor multiplies
+those, they are read several times faster (``python scripts/bench.py --only search``).
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ class PackedLinear(nn.Module):
         super().__init__()
         weight = weight.detach().to(dtype)
         self.dtype = dtype
-        # Not buffers: packed weights can be neither moved nor saved.
+        # They are not buffers, as packed weights can be neither moved nor saved.
         self._bias = None if bias is None else bias.detach().to(dtype)
         self._packed = has_onednn(weight.device)
         self._weight = torch.ops.mkldnn._reorder_linear_weight(weight.contiguous()) if self._packed else weight
@@ -65,7 +65,7 @@ class Packable:
 
 
 def packed(module: ModuleT, dtype: torch.dtype) -> ModuleT:
-    """Return a copy of a module for inference on a CPU, with its declared layers packed and all else shared.
+    """Return a copy of a module for inference on a CPU: its declared layers are packed, all other weights shared.
 
     Args:
         module: in eval mode, on the CPU.
@@ -88,9 +88,6 @@ def packed(module: ModuleT, dtype: torch.dtype) -> ModuleT:
 
 
 def fast(module: ModuleT, dtype: torch.dtype) -> ModuleT:
-    """Return a module for search: on a CPU an inference-only packed copy, elsewhere the module itself.
-
-    The copy shares the other weights; see :func:`packed`.
-    """
+    """Return a module for search: on a CPU the copy of :func:`packed`, for inference only; elsewhere the module."""
     on_cpu = all(weights.device.type == "cpu" for weights in module.parameters())
     return packed(module, dtype) if on_cpu else module

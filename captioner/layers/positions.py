@@ -48,13 +48,13 @@ def sinusoid(positions: Tensor, features: int) -> Tensor:
 
     Its even features are ``sin(t / 10000^(2i/D))``, its odd ones the cosine.
     """
-    device, steps = positions.device, positions.shape[0]  # len() would fix it in a graph
+    device, steps = positions.device, positions.shape[0]  # len() would be a constant in an exported graph
     position = positions.to(torch.float64).unsqueeze(1)
     rate = torch.exp(
         torch.arange(0, features, 2, device=device, dtype=torch.float64) * (-math.log(10_000.0) / features)
     )
     out = torch.zeros(steps, features, device=device, dtype=torch.float64)
     out[:, 0::2] = torch.sin(position * rate)
-    # The cosine, as a sine: onnxruntime 1.27 has no cosine of 64 bits.
+    # The cosine is written as a sine, since onnxruntime 1.27 has no cosine in 64 bits.
     out[:, 1::2] = torch.sin(position * rate[: features // 2] + math.pi / 2)
     return out

@@ -39,7 +39,7 @@ class RelativeAttention(Attention):
         self.position_bias = nn.Parameter(torch.zeros(size))
         nn.init.xavier_uniform_(self.relative)
 
-    def positioned(self, query: Tensor, shape: tuple[int, ...]) -> tuple[Tensor, Tensor | None]:
+    def add_positions(self, query: Tensor, shape: tuple[int, ...]) -> tuple[Tensor, Tensor | None]:
         """Add u to the query; the bias is the second term."""
         if len(shape) != self.axes:
             raise ValueError(f"relative positions along {self.axes} axes, but the shape {shape}")
@@ -52,7 +52,7 @@ class RelativeAttention(Attention):
             by_row = shift(self._by_distance(grid.transpose(2, 3), 0, rows)).transpose(2, 3).unsqueeze(-1)
             by_column = shift(self._by_distance(grid, 1, columns)).unsqueeze(-2)
             bias = (by_row + by_column).flatten(-2).flatten(2, 3)
-        return (query + self.content_bias).to(query.dtype), bias  # of a packed query, which has 16 bits
+        return (query + self.content_bias).to(query.dtype), bias  # a packed layer's query has 16 bits
 
     def _by_distance(self, query: Tensor, axis: int, keys: int) -> Tensor:
         """Return the second term for each distance, the largest first.
@@ -68,8 +68,8 @@ class RelativeAttention(Attention):
         part = self.relative.chunk(self.axes, dim=1)[axis]
         distances = torch.arange(keys - 1, -query.shape[-2], -1, device=query.device)
         encoded = F.linear(sinusoid(distances, part.shape[1]).to(part.dtype), part)  # (P, S)
-        keys_of = encoded.unflatten(-1, (self.heads, -1)).permute(1, 2, 0)  # (H, E, P)
-        return query @ keys_of.view(self.heads, *(1,) * (query.dim() - 4), *keys_of.shape[1:])
+        keys_by_distance = encoded.unflatten(-1, (self.heads, -1)).permute(1, 2, 0)  # (H, E, P)
+        return query @ keys_by_distance.view(self.heads, *(1,) * (query.dim() - 4), *keys_by_distance.shape[1:])
 
 
 def shift(scores: Tensor) -> Tensor:

@@ -111,7 +111,7 @@ class Residual(nn.Module):
         self.norm = nn.LayerNorm(config.size)
         self.dropout = Dropout(config.dropout)
 
-    def before(self, x: Tensor) -> Tensor:
+    def sublayer_input(self, x: Tensor) -> Tensor:
         """Return the input of the sub-layer."""
         return self.norm(x) if self.pre else x
 
@@ -127,11 +127,11 @@ class EncoderBlock(nn.Module):
 
     With ``relative`` self-attention has relative positions (Dai 2019), with ``convolution`` the Conformer's module
     follows it. With ``half_steps`` the block has the Conformer's form (Gulati 2020, equation 1): a feed-forward network
-    of half weight, self-attention, the convolution, another feed-forward network of half weight, and a layer norm. Its
-    feed-forward networks then have Swish.
+    of half weight, self-attention, the convolution, another feed-forward network of half weight, and a layer norm.
+    Swish is then the default activation.
 
-    Departures from Gulati 2020: relative positions are a setting of their own, to measure each part alone, and there is
-    no dropout inside the feed-forward networks, as in the Transformer.
+    Departures from Gulati 2020: relative positions are a separate setting, for ablations, and there is no dropout
+    inside the feed-forward networks, as in the Transformer.
     """
 
     def __init__(self, config: EncoderBlockConfig) -> None:
@@ -177,30 +177,31 @@ class EncoderBlock(nn.Module):
         return self.norm(x)
 
     def half_step(self, x: Tensor) -> Tensor:
-        """Apply the first half step, if there is one."""
+        """Apply the first feed-forward network of half weight, if the block has one."""
         first = self.first_feed_forward
         if first is None or self.around_first_feed_forward is None:
             return x
         return self.around_first_feed_forward(x, lambda y: self.step * first(y))
 
-    def attend(self, y: Tensor, read: Tensor, mask: Tensor | None, shape: tuple[int, ...]) -> Tensor:
-        """Attend from vectors (B, N, S), the last of ``read``, to all of ``read`` (B, L, S)."""
-        own = self.attention
-        query, bias = own.positioned(own.query(y), shape)
-        return own.output(own.attend(query, own.split(own.key_value(read)), mask=mask, bias=bias))
+    def attend(self, y: Tensor, sequence: Tensor, mask: Tensor | None, shape: tuple[int, ...]) -> Tensor:
+        """Attend from vectors (B, N, S), the last N of ``sequence`` (B, L, S), to the whole sequence."""
+        attention = self.attention
+        query, bias = attention.add_positions(attention.query(y), shape)
+        keys_values = attention.split(attention.key_value(sequence))
+        return attention.output(attention.attend(query, keys_values, mask=mask, bias=bias))
 
     def weights(self, x: Tensor, mask: Tensor | None = None, shape: tuple[int, ...] | None = None) -> Tensor:
         """Return the weights (B, H, N, N) of self-attention; the arguments are those of :meth:`forward`."""
-        own, y = self.attention, self.around_attention.before(self.half_step(x))
-        query, bias = own.positioned(own.query(y), shape or (x.shape[1],))
-        return own.weights(query, own.split(own.key_value(y)), mask=mask, bias=bias)
+        attention, y = self.attention, self.around_attention.sublayer_input(self.half_step(x))
+        query, bias = attention.add_positions(attention.query(y), shape or (x.shape[1],))
+        return attention.weights(query, attention.split(attention.key_value(y)), mask=mask, bias=bias)
 
 
 @dataclass(frozen=True)
 class Rows:
-    """Positions of the real words of a batch of captions, packed as rows, in the padded tensor.
+    """The real words of a batch of captions as rows, and their positions in the padded tensor.
 
-    Only attention needs the padded form; all else skips padding, which can be half of a batch.
+    Only attention needs the padded form; all other layers skip padding, which can be half of a batch.
 
     Attributes:
         shape: (B, K, T).
@@ -210,7 +211,7 @@ class Rows:
     shape: tuple[int, int, int]
     index: Tensor | None = None
 
-    def spread(self, x: Tensor) -> Tensor:
+    def unpack(self, x: Tensor) -> Tensor:
         """Unpack rows (M, S) to (B, K, T, S), zeros at padding."""
         if self.index is not None:
             b, k, t = self.shape
@@ -223,7 +224,7 @@ class Rows:
         return x if self.index is None else x[self.index]
 
 
-class Decoded(NamedTuple):
+class BlockOutput(NamedTuple):
     """The output of a decoder block.
 
     Attributes:
@@ -258,8 +259,8 @@ class DecoderBlock(nn.Module):
 
     def words(self, x: Tensor) -> Tensor:
         """Return self-attention's keys and values (B, 2, H, L, E) of words (B, L, S), for a ``cache``."""
-        own = self.self_attention
-        return own.split(own.key_value(self.around_self_attention.before(x)))
+        attention = self.self_attention
+        return attention.split(attention.key_value(self.around_self_attention.sublayer_input(x)))
 
     def forward(
         self,
@@ -269,9 +270,9 @@ class DecoderBlock(nn.Module):
         mask: Tensor | None = None,
         *,
         cache: Tensor | None = None,
-        seen: Tensor | None = None,
+        word_mask: Tensor | None = None,
         weights: bool = False,
-    ) -> Decoded:
+    ) -> BlockOutput:
         """Apply the block to words.
 
         Args:
@@ -280,46 +281,46 @@ class DecoderBlock(nn.Module):
             memory: from :meth:`memory`; the captions of an image share one copy.
             mask: (B, 1, 1, N), true where the memory may be attended to.
             cache: (B, K, 2, H, L, E) keys and values of earlier words.
-            seen: (B * K, 1, 1, L + T), true where a word may be attended to; ``None`` for all.
+            word_mask: (B * K, 1, 1, L + T), true where a word may be attended to; ``None``: everywhere.
             weights: whether to return each head's cross-attention.
         """
-        own, cross = self.self_attention, self.cross_attention
+        to_words, to_memory = self.self_attention, self.cross_attention
         attention: Tensor | None = None
 
         def attend_to_words(y: Tensor) -> Tensor:
             nonlocal cache
-            added = own.split(rows.spread(own.key_value(y)))
+            added = to_words.split(rows.unpack(to_words.key_value(y)))
             cache = added if cache is None else torch.cat([cache, added], dim=-2)
-            query, bias = own.positioned(rows.spread(own.query(y)).flatten(0, 1), (cache.shape[-2],))
-            # Padding follows a caption's words, so causal attention never sees it.
-            read = own.attend(query, cache.flatten(0, 1), mask=seen, bias=bias, causal=rows.shape[2] > 1)
-            return own.output(rows.pack(read))
+            query, bias = to_words.add_positions(rows.unpack(to_words.query(y)).flatten(0, 1), (cache.shape[-2],))
+            # Padding follows a caption's words, so causal attention excludes it.
+            heads = to_words.attend(query, cache.flatten(0, 1), mask=word_mask, bias=bias, causal=rows.shape[2] > 1)
+            return to_words.output(rows.pack(heads))
 
         def attend_to_memory(y: Tensor) -> Tensor:
             nonlocal attention
-            query = rows.spread(cross.query(y)).flatten(1, 2)
+            query = rows.unpack(to_memory.query(y)).flatten(1, 2)
             if not weights:
-                return cross.output(rows.pack(cross.attend(query, memory, mask=mask)))
-            attention = cross.weights(query, memory, mask=mask)
-            return cross.output(rows.pack(cross.average(attention, memory)))
+                return to_memory.output(rows.pack(to_memory.attend(query, memory, mask=mask)))
+            attention = to_memory.weights(query, memory, mask=mask)
+            return to_memory.output(rows.pack(to_memory.average(attention, memory)))
 
         x = self.around_self_attention(x, attend_to_words)
         x = self.around_cross_attention(x, attend_to_memory)
         x = self.around_feed_forward(x, self.feed_forward)
         assert cache is not None
-        return Decoded(x, cache, None if attention is None else rows.pack(attention.transpose(1, 2)))
+        return BlockOutput(x, cache, None if attention is None else rows.pack(attention.transpose(1, 2)))
 
     def weights(self, x: Tensor) -> Tensor:
         """Return the weights (B, H, T, T) of self-attention over whole captions (B, T, S)."""
-        own = self.self_attention
-        query, bias = own.positioned(own.query(self.around_self_attention.before(x)), (x.shape[1],))
-        return own.weights(query, self.words(x), bias=bias, causal=True)
+        attention, y = self.self_attention, self.around_self_attention.sublayer_input(x)
+        query, bias = attention.add_positions(attention.query(y), (x.shape[1],))
+        return attention.weights(query, self.words(x), bias=bias, causal=True)
 
 
 class Projection(nn.Sequential, Packable):
     """A linear map of features (..., D) to the blocks' size (..., S), and a layer norm.
 
-    The paper has only words, whose vectors are learned; an image's features can have any scale.
+    The paper has no such layer: its input is words, whose vectors are learned. An image's features can have any scale.
     """
 
     packs = ("0",)
@@ -341,6 +342,6 @@ def last_norm(config: BlockConfig) -> nn.Module:
 def key_mask(mask: Tensor | None) -> Tensor | None:
     """Turn a memory's mask (B, N) into one for attention (B, 1, 1, N).
 
-    An image whose mask is all false gets one that is all true, as its softmax would be NaN.
+    An all-false mask becomes all true, as the softmax of that image would be NaN.
     """
     return None if mask is None else (mask | ~mask.any(1, keepdim=True))[:, None, None]

@@ -1,9 +1,9 @@
 """The products of a recurrence, with one weight gradient for all steps.
 
-A recurrence multiplies by the same weights at every step. Step by step, the backward pass computes a gradient as large
-as the weight for each step and adds them up; here it is one product over all steps. autograd collects the factors as in
+A recurrence multiplies by the same weights at every step. Usually the backward pass computes a gradient as large as the
+weight for each step and adds them up; here it is one product over all steps. autograd collects the factors as in
 :mod:`captioner.layers.additive`: the weight's node gives every step two empty *placeholders*, and as their "gradients"
-a step returns its input and the gradient of its output. All maps of the same vector are one product.
+a step returns its input and the gradient of its output. All maps of the same vector are computed as one product.
 
 Tensor letters: I inputs, O outputs, of all maps of a vector together.
 """
@@ -50,11 +50,11 @@ def autocast(x: Tensor) -> Tensor:
 
 
 def product(x: Tensor, maps: Sequence[Affine]) -> list[Tensor]:
-    """Apply maps to x (..., I), multiplying in the precision of the weights; the results have at least 32 bits."""
-    return [_plus(at_least_float32(F.linear(x.to(weight.dtype), weight)), bias) for weight, bias in maps]
+    """Apply maps to x (..., I) in the precision of the weights; the results have at least 32 bits."""
+    return [_add_bias(at_least_float32(F.linear(x.to(weight.dtype), weight)), bias) for weight, bias in maps]
 
 
-def _plus(y: Tensor, bias: Tensor | None) -> Tensor:
+def _add_bias(y: Tensor, bias: Tensor | None) -> Tensor:
     return y if bias is None else y + bias
 
 
@@ -84,7 +84,7 @@ def _packed_product(maps: Sequence[Affine], dtype: torch.dtype) -> Product:
 
     def apply(x: Tensor) -> list[Tensor]:
         outputs = at_least_float32(linear(x)).split(sizes, dim=-1)
-        return [_plus(y, bias) for y, bias in zip(outputs, biases, strict=True)]
+        return [_add_bias(y, bias) for y, bias in zip(outputs, biases, strict=True)]
 
     return apply
 

@@ -18,21 +18,22 @@ def beam(
 ) -> list[list[Hypothesis]]:
     """Find the best captions of each image among ``width`` hypotheses.
 
-    As in the code of Show, Attend and Tell, the beam of an image narrows by one whenever one of its hypotheses ends,
-    and the search of an image is over when all have ended or ``max_words`` is reached; width 1 is greedy search. Ended
-    hypotheses are ranked by their normalised score; unfinished ones follow all ended ones, which
-    guarantees a result. Images whose search is over take no part in later steps, and an image's result does not depend
-    on the other images of the batch.
+    As in the code of Show, Attend and Tell, the beam width of an image decreases by one whenever one of its hypotheses
+    ends, and the search of an image stops when all have ended or ``max_words`` is reached; width 1 is greedy search.
+    Ended hypotheses are ranked by their normalised score; unfinished ones follow all ended ones, which guarantees a
+    result. Images whose search has stopped are left out of later steps, and an image's result does not depend on the
+    other images of the batch.
 
-    Two optimisations do not change the result. A step has as many hypotheses per image as the image with most has left.
-    And a search is over as soon as no live hypothesis can overtake the ``count`` ended ones: a log-probability never
-    increases, so ``total / max_words ** length_normalisation`` is the upper bound of a hypothesis's score.
+    Two optimisations do not change the result. A step computes only as many hypotheses per image as the image with the
+    most live hypotheses needs. And a search stops as soon as no live hypothesis can overtake the ``count`` best ended
+    ones: a log-probability never increases, so ``total / max_words ** length_normalisation`` is an upper bound of a
+    hypothesis's score.
 
     ``prune`` saves more, but may change results: it is the relative threshold of Freitag and Al-Onaizan 2017
     (https://arxiv.org/abs/1702.01806). The next step fills the beam again from the hypotheses that remain.
 
     Args:
-        decoder: makes the steps.
+        decoder: computes the steps.
         memory: of B images.
         config: the settings.
         count: the number of captions to return for each image; ``n_best`` by default.
@@ -69,17 +70,17 @@ def beam(
         parent, tokens = flat // vocabulary, flat % vocabulary
         total = total.masked_fill(ranks[:columns] >= width.unsqueeze(1), MINUS_INFINITY)
         if config.prune:
-            low = (total < total[:, :1] - config.prune) & (ranks[:columns] >= config.n_best)
-            total = total.masked_fill(low, MINUS_INFINITY)
+            pruned = (total < total[:, :1] - config.prune) & (ranks[:columns] >= config.n_best)
+            total = total.masked_fill(pruned, MINUS_INFINITY)
         ends = (tokens == EOS) & (total > MINUS_INFINITY)
-        record = slice(t, t + 1), images, slice(columns)
-        words[record], parents[record], totals[record], ended[record] = tokens, parent, total, ends
+        entries = slice(t, t + 1), images, slice(columns)
+        words[entries], parents[entries], totals[entries], ended[entries] = tokens, parent, total, ends
         scores = config.normalise(total, t + 1).masked_fill(~ends, MINUS_INFINITY)
         best = torch.cat([best, scores], dim=1).topk(count, dim=1).values
         total = total.masked_fill(ends, MINUS_INFINITY)
         width = width - ends.sum(1)
         can_win = config.normalise(total.amax(1), steps) >= best[:, -1]
-        # One transfer from the device a step: how many hypotheses an image may have next, and the last that continues.
+        # One transfer from the device per step: the number of hypotheses an image may have next, and the last live one.
         live = (total > MINUS_INFINITY) & can_win.unsqueeze(1)
         continuing, last = torch.stack(
             [torch.where(live.any(1), width, 0), (live * (1 + ranks[:columns])).amax(1)]
@@ -97,11 +98,11 @@ def beam(
             )
         else:
             state = state.pick(parent)
-    attended = None
+    attention_of_steps = None
     if attentions:
-        weighed = attentions[0][1].new_zeros(len(attentions), b, w, attentions[0][1].shape[-1])
+        padded = attentions[0][1].new_zeros(len(attentions), b, w, attentions[0][1].shape[-1])
         for t, (active, weights) in enumerate(attentions):
-            weighed[t, active, : weights.shape[1]] = weights
-        attended = weighed.cpu().numpy()
+            padded[t, active, : weights.shape[1]] = weights
+        attention_of_steps = padded.cpu().numpy()
     on_cpu = [tensor.cpu().numpy() for tensor in (words, parents, totals, ended)]
-    return collect(on_cpu[0], on_cpu[1], on_cpu[2], on_cpu[3], attended, config, count)
+    return collect(on_cpu[0], on_cpu[1], on_cpu[2], on_cpu[3], attention_of_steps, config, count)

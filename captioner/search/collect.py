@@ -1,4 +1,4 @@
-"""The end of every beam search: the best hypotheses and their words.
+"""The last part of a beam search: ranking the hypotheses and collecting their words.
 
 Letters in shapes: T steps, B images, W hypotheses per image, N regions or cells.
 """
@@ -17,7 +17,7 @@ def top(scores: Array, count: int, within: float = np.inf) -> tuple[Array, Array
     Args:
         scores: (B, C) float32.
         count: the number of scores to return for each row.
-        within: the furthest below a row's highest; a finite number saves most of the time.
+        within: scores further below the highest of the row are left out; a finite number saves most of the time.
     """
     if within < np.inf:
         near_best = scores >= scores.max(1, keepdims=True) - np.float32(within)
@@ -28,9 +28,9 @@ def top(scores: Array, count: int, within: float = np.inf) -> tuple[Array, Array
         rows, order, rank = (part[rank < count] for part in (rows, order, rank))
         values = np.full((len(scores), count), MINUS_INFINITY, dtype=scores.dtype)
         values[rows, rank] = near[order]
-        found = np.zeros((len(scores), count), dtype=np.int64)
-        found[rows, rank] = positions[order]
-        return values, found
+        index = np.zeros((len(scores), count), dtype=np.int64)
+        index[rows, rank] = positions[order]
+        return values, index
     if scores.shape[1] < count:
         scores = np.pad(scores, ((0, 0), (0, count - scores.shape[1])), constant_values=MINUS_INFINITY)
     positions = np.argpartition(-scores, count - 1, axis=1)[:, :count]
@@ -49,12 +49,12 @@ def collect(
     config: SearchConfig,
     count: int,
 ) -> list[list[Hypothesis]]:
-    """Rank the hypotheses of each image and follow the best back to their first words.
+    """Rank the hypotheses of each image and trace the best back to their first words.
 
     Args:
-        words: (T, B, W) the word that each hypothesis wrote in each step.
-        parents: (T, B, W) the hypothesis of the step before that it continued.
-        totals: (T, B, W) float32, its log-probability; minus infinity where there is none.
+        words: (T, B, W) the word of each hypothesis in each step.
+        parents: (T, B, W) the hypothesis of the previous step that it continued.
+        totals: (T, B, W) float32, its log-probability; minus infinity where there is no hypothesis.
         ended: (T, B, W) whether it ended in this step.
         attention: (T, B, W, N) float32 attention weights of the hypotheses before each step; ``None`` if the decoder
             does not attend.
@@ -86,7 +86,7 @@ def collect(
             caption.reverse()
             rows.reverse()
             length = len(caption) - finished
-            own = None if attention is None else attention[range(length), image, rows[:length]]
-            hypotheses.append(Hypothesis(caption[:length], log_probability, score, own, finished))
+            weights = None if attention is None else attention[range(length), image, rows[:length]]
+            hypotheses.append(Hypothesis(caption[:length], log_probability, score, weights, finished))
         found.append(hypotheses)
     return found

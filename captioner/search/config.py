@@ -17,13 +17,13 @@ if TYPE_CHECKING:
     from typing_extensions import Unpack
 
 MINUS_INFINITY = float("-inf")
-MAX_WIDTH, MAX_WORDS = 1000, 5000  # more would fill the memory, and is a mistake or a damaged config
+MAX_WIDTH, MAX_WORDS = 1000, 5000  # larger values are mistakes, or a damaged config, and would exhaust memory
 N = TypeVar("N")  # a number, an array or a tensor
 S = TypeVar("S", bound="SearchConfig")
 
 
 class SearchConfig(Settings):
-    """Settings of a search for captions."""
+    """Settings of all searches."""
 
     width: int = Field(5, ge=1, le=MAX_WIDTH, description="hypotheses kept for each image; 1 is greedy search")
     max_words: int = Field(24, ge=1, le=MAX_WORDS, description="maximum number of words in a caption")
@@ -60,7 +60,7 @@ class SearchConfig(Settings):
         return self
 
     def changed(self: S, **changes: Unpack[SearchOptions]) -> S:
-        """Return these settings with changes; if ``n_best`` is among them, but not ``width``, the beam is wide enough.
+        """Return these settings with changes; ``n_best`` without ``width`` widens a narrower beam.
 
         Raises:
             ConfigError: a setting is wrong, or they contradict each other.
@@ -71,7 +71,7 @@ class SearchConfig(Settings):
         return validate(type(self), settings, where="search")
 
     def normalise(self, log_probability: N, length: Any) -> N:
-        """Return the score by which finished captions are compared; ``length`` counts the words and ``<eos>``."""
+        """Return the score by which finished captions are ranked; ``length`` counts the words and ``<eos>``."""
         return log_probability / length**self.length_normalisation
 
 

@@ -33,7 +33,7 @@ from captioner.errors import CheckpointError, first_line
 from captioner.search.config import Hypothesis, SearchConfig
 from captioner.store.config import CONSENSUS, COPY, has_consensus
 
-LONGEST = 4  # n-grams of 1 to 4 words
+MAX_N = 4
 _SCALE = ".row_scale"
 
 
@@ -53,7 +53,8 @@ class Consensus:
         down_scale: (R,) float32.
         up: (M, R) int8.
         up_scale: (M,) float32.
-        images: the number of training images; an n-gram that is not among the M counts as if it were in one of them.
+        images: the number of training images; an n-gram that is not among the M has the idf of one that is in a single
+            training image.
     """
 
     words: Array
@@ -124,7 +125,7 @@ class Consensus:
         return self.down.astype(np.float32) * self.down_scale[:, None]
 
     def codes(self, pooled: Array) -> Array:
-        """Map pooled features (B, D) to the R numbers (B, R) from which the n-grams are predicted."""
+        """Map pooled features (B, D) to the codes (B, R) from which the n-grams are predicted."""
         code: Array = _unit(_unit(pooled.astype(np.float32)) - self.centre) @ self._matrix.T
         return code
 
@@ -149,13 +150,13 @@ class Consensus:
             code: (R,) of the image.
             captions: the captions' word numbers.
         """
-        weighed = [self._weights(words) for words in captions]
-        rows = sorted({row for rows, _ in weighed for row in rows})
+        rows_and_weights = [self._weights(words) for words in captions]
+        rows = sorted({row for rows, _ in rows_and_weights for row in rows})
         expected = dict(zip(rows, self.expected(code, rows).tolist(), strict=True))
-        return [sum(expected[row] * weight for row, weight in zip(*each, strict=True)) for each in weighed]
+        return [sum(expected[row] * weight for row, weight in zip(*each, strict=True)) for each in rows_and_weights]
 
     def expected_cider_of_images(self, codes: Array, caption: Sequence[int]) -> Array:
-        """Return the expected CIDEr of one caption for each of several images, as :meth:`expected_cider` does for one.
+        """Return the expected CIDEr of one caption for each of several images; see :meth:`expected_cider`.
 
         Args:
             codes: (B, R) of the images.
@@ -178,16 +179,16 @@ class Consensus:
         for counts in ngram_counts(caption):
             known = {row: n for ngram, n in counts.items() if (row := self._numbers.get(ngram)) is not None}
             idf = [self._idf[row] for row in known]
-            square = sum((n * of) ** 2 for n, of in zip(known.values(), idf, strict=True))
+            square = sum((n * value) ** 2 for n, value in zip(known.values(), idf, strict=True))
             square += unknown**2 * sum(n**2 for ngram, n in counts.items() if ngram not in self._numbers)
             rows += known
-            length = math.sqrt(square) or 1.0  # n-grams of all images weigh nothing
-            weights += [of / (LONGEST * length) for of in idf]
+            length = math.sqrt(square) or 1.0  # the idf of n-grams that all images have is zero
+            weights += [value / (MAX_N * length) for value in idf]
         return rows, weights
 
 
 def _unit(rows: Array) -> Array:
-    """Divide each row by its length."""
+    """Divide each row by its norm."""
     unit: Array = rows / np.maximum(np.linalg.norm(rows, axis=-1, keepdims=True), 1e-12)
     return unit
 
@@ -218,7 +219,7 @@ def _check(arrays: Mapping[str, Array], features: int | None, path: Path) -> Non
     d = arrays["centre"].shape[:1] if features is None else (features,)
     shapes = {
         **{name: m for name in ("idf", "mean", "up" + _SCALE)},
-        "words": (*m, LONGEST),
+        "words": (*m, MAX_N),
         "centre": d,
         "down": (*r, *d),
         "down" + _SCALE: r,
@@ -236,7 +237,7 @@ def _check(arrays: Mapping[str, Array], features: int | None, path: Path) -> Non
 def ngram_counts(words: Sequence[int]) -> list[Counter[tuple[int, ...]]]:
     """Count the n-grams of a caption, for each n from 1 to 4."""
     return [
-        Counter(tuple(words[start : start + n]) for start in range(len(words) - n + 1)) for n in range(1, LONGEST + 1)
+        Counter(tuple(words[start : start + n]) for start in range(len(words) - n + 1)) for n in range(1, MAX_N + 1)
     ]
 
 
@@ -266,10 +267,10 @@ def search_with_consensus(
     config: SearchConfig,
     predictions: Sequence[ConsensusPrediction],
 ) -> list[list[Hypothesis]]:
-    """Search captions, and rank all hypotheses of the beam by ``score + consensus * expected CIDEr``.
+    """Search for captions, and rank all hypotheses of the beam by ``score + consensus * expected CIDEr``.
 
     Args:
-        find: searches captions of B images with some settings, and returns this many of each.
+        find: searches for captions of B images, given settings and the number of captions to return for each.
         config: the settings.
         predictions: one for each model that has a consensus; the expected CIDEr is their mean.
     """
@@ -288,12 +289,12 @@ def _mean(predictions: Sequence[ConsensusPrediction], image: int, hypotheses: Se
 def rerank(
     found: Sequence[Sequence[Hypothesis]], expected_cider: Sequence[Sequence[float]], config: SearchConfig
 ) -> list[list[Hypothesis]]:
-    """Rank the hypotheses of each image and keep the ``n_best``; unfinished ones stay behind all finished ones."""
+    """Rank the hypotheses of each image and keep the ``n_best``; finished ones precede all unfinished ones."""
     ranked = []
-    for hypotheses, own in zip(found, expected_cider, strict=True):
+    for hypotheses, values in zip(found, expected_cider, strict=True):
         scored = [
             replace(hypothesis, score=hypothesis.score + config.consensus * value)
-            for hypothesis, value in zip(hypotheses, own, strict=True)
+            for hypothesis, value in zip(hypotheses, values, strict=True)
         ]
         scored.sort(key=lambda hypothesis: (hypothesis.finished, hypothesis.score), reverse=True)
         ranked.append(scored[: config.n_best])

@@ -1,4 +1,4 @@
-"""The interface of a decoder for the searches, and the words that may not come next.
+"""The interface of a decoder for the searches, and the constraints on the next word.
 
 Tensor letters: B images, W hypotheses per image, T words written so far, V words of the vocabulary.
 """
@@ -21,13 +21,13 @@ class StepwiseDecoder(Protocol):
         """Prepare one hypothesis per image; see :meth:`Decoder.start`."""
 
     def step(self, tokens: Tensor, state: State) -> Step:
-        """Read words (B, W) and score the next; see :meth:`Decoder.step`."""
+        """Compute the logits after words (B, W); see :meth:`Decoder.step`."""
 
 
 def constrain(log_probabilities: Tensor, history: Tensor, config: SearchConfig) -> Tensor:
-    """Set the words that may not come next to minus infinity.
+    """Set the log-probabilities of forbidden words to minus infinity.
 
-    If all words are forbidden, a hypothesis may end.
+    If all words are forbidden, ``<eos>`` is allowed.
 
     Args:
         log_probabilities: (B, W, V) of the next word; changed in place.
@@ -42,11 +42,11 @@ def constrain(log_probabilities: Tensor, history: Tensor, config: SearchConfig) 
     if length < config.min_words:
         log_probabilities[..., EOS] = MINUS_INFINITY
     if 0 < n <= length:
-        # Every window of n words that begins with the last n - 1 words written forbids its last word.
+        # If a window of n words begins with the last n - 1 words written, its last word is forbidden.
         windows = history.unfold(-1, n, 1)
         repeats = (windows[..., :-1] == history[..., length - n + 1 :].unsqueeze(2)).all(-1)
         b, w, i = repeats.nonzero(as_tuple=True)
         log_probabilities[b, w, windows[b, w, i, -1]] = MINUS_INFINITY
-    stuck = log_probabilities.amax(-1) == MINUS_INFINITY
-    log_probabilities[..., EOS] = log_probabilities[..., EOS].where(~stuck, ending)
+    all_forbidden = log_probabilities.amax(-1) == MINUS_INFINITY
+    log_probabilities[..., EOS] = log_probabilities[..., EOS].where(~all_forbidden, ending)
     return log_probabilities

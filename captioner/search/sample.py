@@ -1,4 +1,4 @@
-"""Sampling: captions drawn from the decoder's own probabilities, many per image at once, on the device.
+"""Sampling captions from the decoder's distribution, several per image at once, on the device.
 
 Tensor letters: B images, K captions per image, T words of the longest one with ``<eos>``.
 """
@@ -18,9 +18,9 @@ from captioner.text.vocabulary import BOS, EOS, PAD
 def sample(
     decoder: StepwiseDecoder, memory: Encoded, captions: int, config: SearchConfig, *, greedy: bool = False
 ) -> Tensor:
-    """Draw captions word by word, each word in proportion to its probability among those that may come next.
+    """Draw captions word by word, each word in proportion to its probability among the allowed words.
 
-    An image whose captions have all ended takes no part in later steps.
+    An image whose captions have all ended is left out of later steps.
 
     Args:
         decoder: in eval mode, unless its dropout is to be active.

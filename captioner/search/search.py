@@ -12,5 +12,5 @@ from captioner.search.greedy import greedy
 def search(
     decoder: StepwiseDecoder, memory: Encoded, config: SearchConfig, count: int | None = None
 ) -> list[list[Hypothesis]]:
-    """Find captions of each image by beam search, see :func:`beam`; a beam width of 1 is greedy search."""
+    """Search for captions of each image, greedily with a beam width of 1, otherwise by :func:`beam`."""
     return greedy(decoder, memory, config) if config.width == 1 else beam(decoder, memory, config, count)

@@ -110,14 +110,14 @@ def test_relative_positions_are_the_papers(norm: str) -> None:
     words = torch.tensor([BOS, 5, 7, 5, 9])
     x = decoder.embedding.weight[words] * math.sqrt(8)
     for block in decoder.blocks:
-        y, own = block.around_self_attention.before(x), block.self_attention
+        y, own = block.around_self_attention.sublayer_input(x), block.self_attention
         weights = torch.from_numpy(naive_weights(own, y.detach().unsqueeze(0), (5,), 5)).tril()
         weights = weights / weights.sum(-1, keepdim=True)
         close(block.weights(x.unsqueeze(0)), weights)
         values = own.split(own.key_value(y.unsqueeze(0)))
         out = own.output(own.average(weights, values))[0]
         x = block.around_self_attention(x, lambda y, out=out: out)
-        y, cross = block.around_cross_attention.before(x), block.cross_attention
+        y, cross = block.around_cross_attention.sublayer_input(x), block.cross_attention
         read = cross.attend(cross.query(y.unsqueeze(0)), block.memory(memory.vectors), mask=key_mask(memory.mask))
         out = cross.output(read)[0]
         x = block.around_cross_attention(x, lambda y, out=out: out)

@@ -79,11 +79,11 @@ def test_the_sum_overwrites_its_operand(onednn: bool, monkeypatch: pytest.Monkey
         monkeypatch.setattr(convolution, "has_onednn", lambda _: False)
     layer, norm = layers(1, 1)
     fused = FusedConvolution(layer, norm, relu6=False, dtype=torch.float32)
-    x, onto = (torch.randn(2, 6, 8, 8).contiguous(memory_format=torch.channels_last) for _ in range(2))
-    expected = onto + norm(layer(x))
-    result = fused(x, onto)
+    x, residual = (torch.randn(2, 6, 8, 8).contiguous(memory_format=torch.channels_last) for _ in range(2))
+    expected = residual + norm(layer(x))
+    result = fused(x, residual)
     torch.testing.assert_close(result, expected, rtol=1e-4, atol=1e-4)
-    torch.testing.assert_close(onto, expected, rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(residual, expected, rtol=1e-4, atol=1e-4)
 
 
 @torch.inference_mode()

@@ -44,11 +44,11 @@ def test_the_rows_of_a_step_are_spread_over_the_images_that_take_part(lengths: t
     for step, (rows, images) in enumerate(zip(packing.active, packing.images, strict=True)):
         assert images == sum(length > step for length in longest)
         of_rows = torch.tensor([[[1 + i, 1 + k]] for i, k in longest_first(lengths)[:rows]])  # (rows, 1, 2)
-        spread = packing.spread(of_rows, images)
+        scattered = packing.scatter(of_rows, images)
         for i, image in enumerate(order[:images]):
             for k, length in enumerate(lengths[image]):
-                assert spread[i, k].tolist() == ([1 + image, 1 + k] if length > step else [0, 0])
-        assert torch.equal(packing.collect(spread, rows), of_rows)
+                assert scattered[i, k].tolist() == ([1 + image, 1 + k] if length > step else [0, 0])
+        assert torch.equal(packing.gather(scattered, rows), of_rows)
 
 
 @pytest.mark.parametrize("lengths", BATCHES)

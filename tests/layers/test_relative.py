@@ -58,7 +58,7 @@ def test_the_shift_is_the_double_loop(queries: int, keys: int) -> None:
 @pytest.mark.parametrize("queries", [6, 2, 1])
 def test_words_are_distinguished_by_their_distance(queries: int) -> None:
     attention, x = scattered(RelativeAttention(SIZE, HEADS)), randoms(2, 6, SIZE)
-    query, bias = attention.positioned(attention.query(x[:, -queries:]), (6,))
+    query, bias = attention.add_positions(attention.query(x[:, -queries:]), (6,))
     keys_values = attention.split(attention.key_value(x))
     weights = attention.weights(query, keys_values, bias=bias)
     expected = torch.from_numpy(naive_weights(attention, x, (6,), queries))
@@ -68,7 +68,7 @@ def test_words_are_distinguished_by_their_distance(queries: int) -> None:
 @pytest.mark.parametrize("shape", [(2, 3), (3, 2), (1, 6), (6, 1)])
 def test_cells_are_distinguished_by_rows_and_columns(shape: tuple[int, int]) -> None:
     attention, x = scattered(RelativeAttention(SIZE, HEADS, axes=2)), randoms(2, 6, SIZE)
-    query, bias = attention.positioned(attention.query(x), shape)
+    query, bias = attention.add_positions(attention.query(x), shape)
     weights = attention.weights(query, attention.split(attention.key_value(x)), bias=bias)
     expected = torch.from_numpy(naive_weights(attention, x, shape, 6))
     torch.testing.assert_close(weights, expected, rtol=0, atol=1e-12)
@@ -79,7 +79,7 @@ def test_attending_follows_masks_and_distances(causal: bool) -> None:
     attention, x = scattered(RelativeAttention(SIZE, HEADS)), randoms(3, 5, SIZE)
     mask = key_mask(MASK | torch.tensor([True, False, False, False, False]))
     assert mask is not None
-    query, bias = attention.positioned(attention.query(x), (5,))
+    query, bias = attention.add_positions(attention.query(x), (5,))
     keys_values = attention.split(attention.key_value(x))
     seen = mask & torch.ones(5, 5, dtype=torch.bool).tril() if causal else mask
     weights = torch.from_numpy(naive_weights(attention, x, (5,), 5)).masked_fill(~seen, 0)
@@ -90,4 +90,4 @@ def test_attending_follows_masks_and_distances(causal: bool) -> None:
 
 def test_a_shape_with_other_axes_is_refused() -> None:
     with pytest.raises(ValueError, match="along 2 axes, but the shape"):
-        RelativeAttention(SIZE, HEADS, axes=2).positioned(torch.zeros(1, 5, SIZE), (5,))
+        RelativeAttention(SIZE, HEADS, axes=2).add_positions(torch.zeros(1, 5, SIZE), (5,))

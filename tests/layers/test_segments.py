@@ -15,7 +15,7 @@ from torch import Tensor
 
 from captioner.decoders import TransformerXL
 from captioner.encoders.refiner import TransformerRefiner, TransformerRefinerConfig
-from captioner.layers.segments import Neighbours, Past, previous_lines
+from captioner.layers.segments import BatchContext, StoredContext, previous_lines
 from captioner.layers.transformer import Rows
 from captioner.memory import Memory
 from captioner.text.vocabulary import BOS, PAD
@@ -78,7 +78,7 @@ def refine_line_by_line(refiner: TransformerRefiner, memory: Memory, reach: int)
     found = []
     for number, length in enumerate(memory.mask.sum(1).tolist()):
         line = Memory(memory.vectors[number : number + 1, :length], memory.pooled[number : number + 1])
-        refined, states = refiner.states(line, Past.of([past]))
+        refined, states = refiner.states(line, StoredContext.of([past]))
         past.append(states[:, 0])
         found.append(refined.vectors[0])
     return found
@@ -92,7 +92,7 @@ def test_lines_are_refined_as_one_text_with_the_same_reach(reach: int, settings:
     by_line = torch.cat(refine_line_by_line(refiner, memory, reach))
 
     previous = previous_lines([True] + [False] * (len(LENGTHS) - 1), reach)
-    at_once = refiner(memory, Neighbours.of(previous, torch.tensor(LENGTHS))).vectors[memory.mask]
+    at_once = refiner(memory, BatchContext.of(previous, torch.tensor(LENGTHS))).vectors[memory.mask]
     close(at_once, by_line)
     if "convolution" not in settings:  # it ends with the line
         x, allowed = refiner.project(memory.vectors[memory.mask].unsqueeze(0)), reach_of(LENGTHS, reach)
@@ -116,7 +116,7 @@ def write_line_by_line(decoder: TransformerXL, memory: Memory, tokens: Tensor, r
     past: deque[Tensor] = deque(maxlen=reach)
     found = []
     for number, words in enumerate(tokens):
-        words, line, context = words[words != PAD], memory[number : number + 1], Past.of([past])
+        words, line, context = words[words != PAD], memory[number : number + 1], StoredContext.of([past])
         if steps:
             state, logits = decoder.start(line, context), []
             for word in words:
@@ -138,8 +138,8 @@ def test_lines_are_written_as_one_text_with_the_same_reach(reach: int, norm: str
     close(torch.cat(write_line_by_line(decoder, memory, tokens, reach, steps=True)), by_line)
 
     previous = previous_lines([True] + [False] * (len(LENGTHS) - 1), reach)
-    neighbours = Neighbours.of(previous, torch.tensor(LENGTHS))
-    close(decoder(memory, tokens.unsqueeze(1), neighbours).logits, by_line)
+    batch_context = BatchContext.of(previous, torch.tensor(LENGTHS))
+    close(decoder(memory, tokens.unsqueeze(1), batch_context).logits, by_line)
 
     # One caption of all words, each of which sees the cells of its own line.
     assert memory.mask is not None
@@ -150,12 +150,12 @@ def test_lines_are_written_as_one_text_with_the_same_reach(reach: int, norm: str
     own = (memory.mask.nonzero()[:, 0] == line.unsqueeze(1))[None, None]
     allowed = reach_of(LENGTHS, reach) & torch.ones(len(x), len(x), dtype=torch.bool).tril()
     for block in decoder.blocks:
-        y, attention = block.around_self_attention.before(x.unsqueeze(0)), block.self_attention
-        query, bias = attention.positioned(attention.query(y), (len(x),))
+        y, attention = block.around_self_attention.sublayer_input(x.unsqueeze(0)), block.self_attention
+        query, bias = attention.add_positions(attention.query(y), (len(x),))
         keys_values = attention.split(attention.key_value(y))
         seen = attention.output(attention.attend(query, keys_values, mask=allowed[None, None], bias=bias))
         x = block.around_self_attention(x, lambda y, out=seen[0]: out)
-        y, attention = block.around_cross_attention.before(x.unsqueeze(0)), block.cross_attention
+        y, attention = block.around_cross_attention.sublayer_input(x.unsqueeze(0)), block.cross_attention
         seen = attention.output(attention.attend(attention.query(y), block.memory(cells), mask=own))
         x = block.around_cross_attention(x, lambda y, out=seen[0]: out)
         x = block.around_feed_forward(x, block.feed_forward)
@@ -170,7 +170,7 @@ def test_texts_side_by_side_are_texts_one_by_one() -> None:
     refiner, decoder = refiner_of({}), decoder_of()
     memory, tokens = memory_of([3, 2, 4]), words_of([2, 4, 3])
     random = [[randoms(3, words, 8, seed=words) for words in lines] for lines in ([2, 5], [], [1])]
-    past = Past.of(random)
+    past = StoredContext.of(random)
     assert past is not None and past.mask.sum(1).tolist() == [7, 0, 1] and past.states.shape == (3, 3, 7, 8)
     refined, read = refiner.states(memory, past)
     output, written = decoder(memory, tokens.unsqueeze(1), past), decoder.states(memory, tokens, past)
@@ -181,7 +181,7 @@ def test_texts_side_by_side_are_texts_one_by_one() -> None:
         last.append(step.logits)
     ends = [0, *accumulate((tokens != PAD).sum(1).tolist())]
     for number in range(3):
-        alone, line = Past.of([random[number]]), memory[number : number + 1]
+        alone, line = StoredContext.of([random[number]]), memory[number : number + 1]
         words = tokens[number : number + 1, : ends[number + 1] - ends[number]]
         assert line.mask is not None
         real = line.mask[0]
@@ -193,14 +193,14 @@ def test_texts_side_by_side_are_texts_one_by_one() -> None:
         close(written[:, number, : words.shape[1]], decoder.states(line, words, alone)[:, 0])
         for step_logits, one in zip(last, logits, strict=False):
             close(step_logits[number], one.expand(2, -1))
-    assert Past.of([[], []]) is None
+    assert StoredContext.of([[], []]) is None
 
 
 @pytest.mark.parametrize("part", ["refiner", "decoder"])
 def test_there_is_no_gradient_through_the_lines_before(part: str) -> None:
     memory = memory_of(LENGTHS)
     vectors = memory.vectors.requires_grad_()
-    context = Neighbours.of(previous_lines([True] + [False] * 4, 2), torch.tensor(LENGTHS))
+    context = BatchContext.of(previous_lines([True] + [False] * 4, 2), torch.tensor(LENGTHS))
     if part == "refiner":
         last = refiner_of({})(memory, context).vectors[4, :5]
         (gradient,) = torch.autograd.grad(last.square().sum(), vectors)
@@ -215,7 +215,7 @@ def test_there_is_no_gradient_through_the_lines_before(part: str) -> None:
 def test_the_weights_learn_from_the_context() -> None:
     """A key of a line before has no gradient, but the matrix that makes it has."""
     decoder, memory, tokens = decoder_of(), memory_of(PLACES), torch.arange(4, 9).unsqueeze(1)
-    context = Neighbours.of(previous_lines([True] + [False] * 4, 2), torch.tensor([1] * 5))
+    context = BatchContext.of(previous_lines([True] + [False] * 4, 2), torch.tensor([1] * 5))
     gradients = []
     for each in (None, context):
         decoder.zero_grad()
@@ -240,7 +240,7 @@ def test_neighbours_are_the_words_of_the_lines_before(lines: list[tuple[int, boo
             line -= 1
             before = [(line, word) for word in range(lengths[line])] + before
         expected.append(before)
-    context = Neighbours.of(previous, torch.tensor(lengths))
+    context = BatchContext.of(previous, torch.tensor(lengths))
     if context is None:
         assert not any(expected)
         return

@@ -253,7 +253,7 @@ def test_settings_have_limits(setting: str, accepted: tuple[float, ...], refused
 def test_words_are_spread_and_packed_in_their_order() -> None:
     index = torch.tensor([0, 1, 3, 6, 7, 8])
     rows, x = Rows((1, 3, 3), index), randoms(6, 4)
-    spread = rows.spread(x)
+    spread = rows.unpack(x)
     assert spread.shape == (1, 3, 3, 4)
     expected = torch.zeros(9, 4, dtype=torch.float64)
     for row, place in enumerate(index.tolist()):
@@ -261,7 +261,7 @@ def test_words_are_spread_and_packed_in_their_order() -> None:
     assert torch.equal(spread.view(9, 4), expected)
     assert torch.equal(rows.pack(spread.view(3, 3, 4)), x)
     whole = Rows((2, 1, 3))
-    assert torch.equal(whole.spread(x), x.view(2, 1, 3, 4)) and torch.equal(whole.pack(x.view(2, 3, 4)), x)
+    assert torch.equal(whole.unpack(x), x.view(2, 1, 3, 4)) and torch.equal(whole.pack(x.view(2, 3, 4)), x)
 
 
 class OnGpu(Tensor):
