@@ -1,7 +1,7 @@
 """Building, saving and loading the detectors of regions.
 
-The small one, a Faster R-CNN with a feature pyramid (Ren 2015, Lin 2017), comes with captioner; its losses allow for
-images in which some objects have no box (:mod:`captioner.encoders.partial_labels`). The large one is torchvision's.
+The small detector, a Faster R-CNN with a feature pyramid (Ren 2015, Lin 2017), comes with captioner; its losses allow
+for images in which some objects have no box (:mod:`captioner.encoders.partial_labels`). The large one is torchvision's.
 """
 
 from __future__ import annotations
@@ -27,10 +27,10 @@ from captioner.settings import validate
 from captioner.store import CONFIG, COPY, DETECTOR, WEIGHTS, read_whole, shipped
 from captioner.store.weights import read_weights, sized
 
-# Sides of the anchors on each map, relative to the image's: they scale with its size. Anchors must be wider
-# than their distance, or objects in between match none: that holds down to images of some 200 pixels.
+# Sides of the anchors on each map, relative to the side of the image. Anchors must be wider than their distance, as
+# objects between two anchors would match neither; they are, down to images of some 200 pixels.
 ANCHORS = ((0.04, 0.055, 0.075), (0.1, 0.13, 0.17), (0.22, 0.3, 0.4), (0.53, 0.71, 0.95))
-RATIOS = (0.6, 1.3, 2.6)  # height to width: most images are wider than high, so squashing makes objects slim
+RATIOS = (0.6, 1.3, 2.6)  # height to width: most images are wider than high, so squashing makes objects narrow
 
 
 def build_detector(config: DetectorConfig, classes: Sequence[str], *, pretrained: bool = True) -> Detector:
@@ -128,7 +128,7 @@ def shipped_detector() -> Path:
 
 
 def parts(detector: Detector, *, half: bool = False) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """Return a small detector's tensors and config fields, for :func:`captioner.model.checkpoint.write_folder`.
+    """Return a small detector's tensors and config fields, for :func:`captioner.store.weights.write_folder`.
 
     Args:
         detector: one of :func:`build_detector`.

@@ -2,9 +2,9 @@
 
 EfficientNet (Tan and Le 2019, https://arxiv.org/abs/1905.11946) without squeeze-and-excitation and with ReLU6, as
 Google's implementation has it: blocks of MobileNetV2 (Sandler 2018, https://arxiv.org/abs/1801.04381), TensorFlow's
-padding, and a stem, a head, a first and a last stage that do not grow with the rest. Parameters have timm's names.
+padding, and a stem, a head, a first and a last stage that are not scaled. Parameters have timm's names.
 
-It replaces timm's, whose import takes longer than captioning an image, and its blocks can be fused
+It replaces timm's implementation, whose import takes longer than captioning an image. Its blocks can be fused
 (:mod:`captioner.layers.convolution`).
 """
 

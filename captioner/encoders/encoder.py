@@ -46,20 +46,20 @@ def may_download() -> bool:
 class EncoderConfig(Settings):
     """Settings that every encoder shares."""
 
-    #: settings of newer versions, which :meth:`identity` leaves out while they are unset
-    later: ClassVar[frozenset[str]] = frozenset()
+    #: settings added in later versions, which :meth:`identity` leaves out while they are unset
+    added_later: ClassVar[frozenset[str]] = frozenset()
 
     def identity(self) -> dict[str, Any]:
         """Return the settings that determine the output, as plain values.
 
-        Unset new settings are left out: older stores and models keep the identity of their encoder.
+        Unset settings of later versions are left out, so older stores and models keep the identity of their encoder.
         """
         plain = self.model_dump(mode="json")
         for name in type(self).model_fields:
             value = getattr(self, name)
             if isinstance(value, EncoderConfig):
                 plain[name] = value.identity()
-            elif name in self.later and not value:
+            elif name in self.added_later and not value:
                 del plain[name]
         return plain
 
@@ -101,7 +101,7 @@ class Encoder(nn.Module, ABC):
         return self
 
     def tail(self, cut: int) -> nn.Module:
-        """Return the last ``cut`` stages, on the same weights; the encoder itself if ``cut`` is all stages."""
+        """Return the last ``cut`` stages, on the same weights; the encoder itself if these are all stages."""
         return self if cut == self.stages else nn.Sequential()
 
     def finish(self, memory: Memory, cut: int) -> Memory:
@@ -118,7 +118,7 @@ class Encoder(nn.Module, ABC):
         """The encoders that this one joins, by name, in order; empty for a single encoder."""
         return {}
 
-    def adopt(self, other: Encoder, stages: int) -> None:
+    def copy_weights(self, other: Encoder, stages: int) -> None:
         """Copy the weights of the last ``stages`` stages of another encoder.
 
         Raises:

@@ -14,7 +14,7 @@ from pydantic import Field
 from torch import Tensor, nn
 from torchvision.models.detection.image_list import ImageList
 
-from captioner.data.transform import MOST_SIZE, Transform
+from captioner.data.transform import MAX_SIZE, Transform
 from captioner.encoders.grid import map_shape
 from captioner.errors import EncoderError
 from captioner.settings import Settings
@@ -28,13 +28,13 @@ class DetectorConfig(Settings):
     backbone: str = Field(
         "efficientnet_lite2", description="a backbone of the grid encoder with maps at strides 8, 16 and 32"
     )
-    size: int = Field(384, gt=0, le=MOST_SIZE, multiple_of=32, description="S: side of the image in pixels")
+    size: int = Field(384, gt=0, le=MAX_SIZE, multiple_of=32, description="S: side of the image in pixels")
     width: int = Field(96, gt=0, description="channels of the pyramid's maps")
     hidden: int = Field(512, gt=0, description="units of the box head's two layers")
 
 
 class ToFloat32(nn.Module):
-    """Converts the output of a module to at least 32 bits: bfloat16 does not distinguish neighbouring pixels of 320."""
+    """Converts the output of a module to at least 32 bits: bfloat16 rounds coordinates above 256 to even numbers."""
 
     def __init__(self, inner: nn.Module) -> None:
         super().__init__()
@@ -71,14 +71,14 @@ class BackboneMaps(nn.Module):
                 f"the detector's backbone has maps at strides {sorted(last)} and not at {STRIDES}; "
                 "use efficientnet_lite0"
             )
-        self.taken, self.channels = zip(*(last[stride] for stride in STRIDES), strict=True)
+        self.selected, self.channels = zip(*(last[stride] for stride in STRIDES), strict=True)
 
     def forward(self, images: Tensor) -> dict[str, Tensor]:
         """Return the maps of normalised images (B, 3, S, S), the finest first."""
         out: dict[str, Tensor] = {}
         for number, stage in enumerate(self.trunk):
             images = stage(images)
-            if number in self.taken:
+            if number in self.selected:
                 out[str(len(out))] = images
         return out
 

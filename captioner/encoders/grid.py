@@ -1,7 +1,7 @@
-"""An image to a 14x14 grid of CNN features (Xu 2015, section 3.1.1).
+"""A 14x14 grid of CNN features of an image (Xu 2015, section 3.1.1).
 
 The centre of cell (r, c) is at ((c + 0.5) / columns, (r + 0.5) / rows) of the image. Images have the size at which the
-backbone's own map is 14x14, as enlarging a smaller map would add nothing; the map of a larger image can be averaged.
+backbone's map is 14x14, as enlarging a smaller map adds no information; the map of a larger image can be averaged.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from pydantic import Field
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from captioner.data.transform import MOST_SIZE, Transform
+from captioner.data.transform import MAX_SIZE, Transform
 from captioner.encoders import efficientnet_lite
 from captioner.encoders.encoder import ENCODERS, Encoder, EncoderConfig, may_download
 from captioner.errors import EncoderError, first_line
@@ -61,13 +61,13 @@ BACKBONES: dict[str, Backbone] = {
 class GridConfig(EncoderConfig):
     """Settings of a grid encoder."""
 
-    later: ClassVar[frozenset[str]] = frozenset({"pool"})
+    added_later: ClassVar[frozenset[str]] = frozenset({"pool"})
 
     backbone: str = Field("efficientnet_lite0", description=f"one of {', '.join(BACKBONES)}, or any timm model's name")
     size: int = Field(
         0,
         ge=0,
-        le=MOST_SIZE,
+        le=MAX_SIZE,
         description="side of the image in pixels; 0 is the size at which the backbone's map is 14x14",
     )
     fit: Literal["squash", "crop"] = Field(
@@ -85,8 +85,8 @@ class Trunk(NamedTuple):
 
     Attributes:
         stages: in their order.
-        mean: of pixels, as the weights expect it.
-        std: standard deviation of pixels, as the weights expect it.
+        mean: of the pixels that the weights were trained on, in each channel.
+        std: their standard deviation.
     """
 
     stages: nn.Sequential
@@ -106,8 +106,8 @@ class Trunk(NamedTuple):
 class GridEncoder(Encoder):
     """A CNN without its classifier: the image as a grid of features, 14x14 with the default backbones.
 
-    Its batch normalisation always uses the statistics of its own training (eval mode), in fine-tuning too: the
-    statistics of a small batch would differ from those used in inference.
+    Its batch normalisation always uses the running statistics (eval mode), in fine-tuning too: the statistics of a
+    small batch would differ from those used in inference.
 
     Args:
         config: the settings.
@@ -209,7 +209,7 @@ class _ForwardFeatures(nn.Module):
 
 
 class _WithoutNorms(TorchFunctionMode):
-    """Skips batch normalisation, which keeps shapes, and on the meta device takes longer than everything else."""
+    """Skips batch normalisation, which keeps shapes, and on the meta device takes longer than all other layers."""
 
     def __torch_function__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         return args[0] if function is F.batch_norm else function(*args, **(kwargs or {}))
@@ -341,7 +341,7 @@ def _weights_missing(name: str, program: str) -> EncoderError:
 
 
 def _download_failed(backbone: Backbone, error: Exception) -> EncoderError:
-    offline = ", ".join(name for name, own in efficientnet_lite.VARIANTS.items() if is_installed(own.package))
+    offline = ", ".join(name for name, size in efficientnet_lite.VARIANTS.items() if is_installed(size.package))
     return EncoderError(
         f"the weights of {backbone.model!r} could not be downloaded ({first_line(error)}). Connect to the network "
         f"once, copy them into the download cache of {backbone.library}, or use a backbone whose weights are "

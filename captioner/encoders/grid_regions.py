@@ -37,11 +37,11 @@ class GridRegionConfig(EncoderConfig):
     regions: RegionConfig = Field(default_factory=RegionConfig, description="of the regions' encoder")
 
 
-class Stacked(Transform):
-    """One image at the sizes of two encoders in one array (3, S, W): each encoder gets the input that it gets alone.
+class StackedTransform(Transform):
+    """One image at the sizes of two encoders in one array (3, S, W): each encoder gets the same input as alone.
 
-    The first transform, whose settings these are, fills the upper part. Both parts are centred, so mirroring the array
-    mirrors both.
+    The first transform, whose settings this class has, fills the upper part. Both parts are centred, so mirroring the
+    array mirrors both.
 
     Attributes:
         second: the second encoder's transform.
@@ -50,7 +50,7 @@ class Stacked(Transform):
     second: Transform
 
     @classmethod
-    def of(cls, first: Transform, second: Transform) -> Stacked:
+    def of(cls, first: Transform, second: Transform) -> StackedTransform:
         """Stack two transforms.
 
         Raises:
@@ -69,7 +69,7 @@ class Stacked(Transform):
 
     @property
     def decode_size(self) -> int:
-        """The larger of both."""
+        """The larger of the two."""
         return max(super().decode_size, self.second.decode_size)
 
     @property
@@ -126,7 +126,7 @@ class GridRegionEncoder(Encoder):
         super().__init__()
         self.config: GridRegionConfig = config
         self.cells, self.regions = parts or (GridEncoder(config.grid), RegionEncoder(config.regions))
-        self.transform = self.stacked = Stacked.of(self.cells.transform, self.regions.transform)
+        self.transform = self.stacked = StackedTransform.of(self.cells.transform, self.regions.transform)
         self.features = self.cells.features + self.regions.features
         self.classes = self.regions.classes
         self.stages = self.cells.stages
@@ -137,7 +137,7 @@ class GridRegionEncoder(Encoder):
         return {GRID: self.cells, REGIONS: self.regions}
 
     def forward(self, pixels: Tensor) -> Memory:
-        """Encode pixels (B, 3, S, W) uint8 from :class:`Stacked`."""
+        """Encode pixels (B, 3, S, W) uint8 from :class:`StackedTransform`."""
         cells, regions = self.stacked.split(pixels)
         return join(self.cells(cells), self.regions(regions))
 
@@ -159,12 +159,12 @@ class GridRegionEncoder(Encoder):
         cells, regions = separate(memory, regions=self.regions.config.regions, features=self.regions.features)
         return join(self.cells.finish(cells, cut), regions)
 
-    def adopt(self, other: Encoder, stages: int) -> None:
-        """Copy the last stages of an equal encoder, or of a grid encoder into the grid's."""
+    def copy_weights(self, other: Encoder, stages: int) -> None:
+        """Copy the last stages of an encoder of the same settings, or of a grid encoder into those of the grid."""
         if isinstance(other, GridEncoder):
-            self.cells.adopt(other, stages)
+            self.cells.copy_weights(other, stages)
         else:
-            super().adopt(other, stages)
+            super().copy_weights(other, stages)
 
     def fast(self, device: torch.device) -> Encoder:
         """Return the encoder with both parts in their fast form."""

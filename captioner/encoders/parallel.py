@@ -1,7 +1,7 @@
 """Encoding on a CPU with one thread per small batch instead of all threads per layer.
 
-Threads that share a layer wait for each other at its end, some sixty times per image, and exchange data through the
-shared caches. Threads with their own images do neither, and the caller can load and search in the meantime.
+Threads that share a layer wait for each other at its end, some sixty times per image, and exchange data through shared
+caches. Threads that encode different images do neither, and meanwhile the caller can load images and search.
 """
 
 from __future__ import annotations
@@ -21,12 +21,12 @@ from captioner.data.loader import ImageBatch
 
 T = TypeVar("T")
 
-# Images per thread: two share the reading of weights, and few stay in the thread's cache.
+# Images per thread: two share the reading of the weights, and their maps still fit in the thread's cache.
 _CHUNK = 2
 
 
 def encoded_at_once(batch_size: int, device: torch.device) -> int:
-    """Return the number of images encoded together: the whole batch on a GPU, few per thread on a CPU."""
+    """Return the number of images encoded together: the whole batch on a GPU, at most two per thread on a CPU."""
     return min(_CHUNK, batch_size) if device.type == "cpu" else batch_size
 
 
@@ -35,7 +35,8 @@ def encode_batches(
 ) -> Iterator[tuple[ImageBatch, T | None]]:
     """Yield each batch and its encoded pixels, in order; ``None`` for a batch without images.
 
-    On a CPU, batches are encoded in parallel and ahead of the caller, one thread each; a single batch gets all threads.
+    On a CPU, batches are encoded in parallel and ahead of the caller, with one thread each; a single batch is encoded
+    with all threads.
 
     Args:
         encode: called in inference mode, in any thread.
@@ -82,7 +83,7 @@ def threads(number: int) -> Iterator[None]:
 
 def _single_threads(number: int) -> ThreadPoolExecutor:
     """Start a pool of threads in which torch's operations are single-threaded."""
-    before, started = torch.get_num_threads(), Barrier(number + 1)
+    default, started = torch.get_num_threads(), Barrier(number + 1)
 
     def begin() -> None:
         torch.get_num_threads()  # torch ignores set_num_threads in a thread before the first get_num_threads
@@ -94,5 +95,5 @@ def _single_threads(number: int) -> ThreadPoolExecutor:
         pool.submit(int)
     started.wait()
     # set_num_threads in a thread also changes the default of threads started later.
-    torch.set_num_threads(before)
+    torch.set_num_threads(default)
     return pool

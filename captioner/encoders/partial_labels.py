@@ -1,6 +1,6 @@
 """Losses of Faster R-CNN (Ren 2015) for partly labelled images, in which some objects have no box.
 
-A class is *listed* for an image if all its objects in it have boxes.
+A class is *listed* for an image if all objects of the class in the image have boxes.
 
 Tensor letters: B images, P proposals of an image, M sampled ones of a batch, A anchors, J regions, C classes without
 the background. Boxes are xyxy in pixels. For the targets see :meth:`captioner.encoders.faster_rcnn.Detector.forward`.
@@ -46,34 +46,39 @@ class PartialLabelRPN(RegionProposalNetwork):  # type: ignore[misc]
         self, anchors: list[Tensor], targets: list[dict[str, Tensor]]
     ) -> tuple[list[Tensor], list[Tensor]]:
         """Return for each anchor its label (1, 0, or -1 for no loss) and its box."""
-        things = [{"boxes": torch.cat([target["boxes"], target["others"]])} for target in targets]
-        labels, matched = super().assign_targets_to_anchors(anchors, things)
+        boxes = [{"boxes": torch.cat([target["boxes"], target["others"]])} for target in targets]
+        labels, matched = super().assign_targets_to_anchors(anchors, boxes)
         for label, anchor, target in zip(labels, anchors, targets, strict=True):
             label[(label == 0) & covered(anchor, target["ignored"])] = -1
         self._trust = [target["trust"] for target in targets]  # compute_loss is not given the targets
         return labels, matched
 
     def compute_loss(
-        self, objectness: Tensor, deltas: Tensor, labels: list[Tensor], goals: list[Tensor]
+        self, objectness: Tensor, deltas: Tensor, labels: list[Tensor], regression_targets: list[Tensor]
     ) -> tuple[Tensor, Tensor]:
         """Return the losses of the objectness (B * A, 1) and of the boxes (B * A, 4)."""
-        positive, negative = self.fg_bg_sampler(labels)
-        found = torch.cat(positive).bool()
-        weight = torch.cat([yes + no * trust for yes, no, trust in zip(positive, negative, self._trust, strict=True)])
-        drawn = weight > 0
-        truth, goal = torch.cat(labels), torch.cat(goals)
-        errors = binary_cross_entropy_with_logits(
-            objectness.flatten()[drawn], truth[drawn], weight=weight[drawn], reduction="sum"
+        positives, negatives = self.fg_bg_sampler(labels)
+        positive = torch.cat(positives).bool()
+        weight = torch.cat(
+            [
+                foreground + background * trust
+                for foreground, background, trust in zip(positives, negatives, self._trust, strict=True)
+            ]
         )
-        boxes = smooth_l1_loss(deltas[found], goal[found], beta=1 / 9, reduction="sum")
-        return errors / weight.sum(), boxes / drawn.sum()
+        sampled = weight > 0
+        label, target = torch.cat(labels), torch.cat(regression_targets)
+        objectness_loss = binary_cross_entropy_with_logits(
+            objectness.flatten()[sampled], label[sampled], weight=weight[sampled], reduction="sum"
+        )
+        box_loss = smooth_l1_loss(deltas[positive], target[positive], beta=1 / 9, reduction="sum")
+        return objectness_loss / weight.sum(), box_loss / sampled.sum()
 
 
 class PartialLabelRoIHeads(RoIHeads):  # type: ignore[misc]
-    """Box heads for which a proposal without a box is background only against its image's listed classes.
+    """Box heads in which a proposal without a box is compared only with the listed classes of its image.
 
-    The softmax of such a proposal runs over the background and the listed classes; the other logits get no gradient. A
-    proposal with a box has that box's class. Proposals in ignored regions are left out.
+    The softmax of such a proposal is over the background and the listed classes; the other logits get no gradient. A
+    proposal with a box has the class of the box. Proposals in ignored regions are left out.
     """
 
     def forward(
@@ -89,11 +94,11 @@ class PartialLabelRoIHeads(RoIHeads):  # type: ignore[misc]
         proposals = [
             boxes[~covered(boxes, target["ignored"])] for boxes, target in zip(proposals, targets, strict=True)
         ]
-        proposals, _, labels, goals = self.select_training_samples(proposals, targets)
+        proposals, _, labels, regression_targets = self.select_training_samples(proposals, targets)
         logits, deltas = self.box_predictor(self.box_head(self.box_roi_pool(features, proposals, image_shapes)))
         listed = torch.cat(
             [target["listed"].expand(len(label), -1) for label, target in zip(labels, targets, strict=True)]
         )
         logits = hide_unlisted(logits, torch.cat(labels), listed)
-        classes, boxes = fastrcnn_loss(logits, deltas, labels, goals)
-        return [], {"loss_classifier": classes, "loss_box_reg": boxes}
+        class_loss, box_loss = fastrcnn_loss(logits, deltas, labels, regression_targets)
+        return [], {"loss_classifier": class_loss, "loss_box_reg": box_loss}

@@ -94,22 +94,22 @@ class TransformerRefiner(Refiner):
 
     @property
     def reads_context(self) -> bool:
-        """Whether it can attend to the words of lines before: it needs relative positions of words, and no others."""
+        """Whether it can attend to the words of previous lines: it needs relative positions of words, and no others."""
         return self.config.relative and self.config.axes == 1 and not self.config.order
 
     def forward(self, memory: Memory, context: Context | None = None) -> Memory:
-        """Refine a memory; masked vectors have no influence, and their results no meaning.
+        """Refine a memory; masked vectors have no influence on the others, and their output is undefined.
 
-        With a context, the vectors are the words of lines, which also attend to the lines before.
+        With a context, the vectors are the words of lines, which also attend to previous lines.
         """
         return self._refine(memory, context)
 
     def states(self, memory: Memory, context: Context | None = None) -> tuple[Memory, Tensor]:
-        """Refine a memory; return also the input of each block, (blocks, B, N, S): the past of later lines."""
-        read: list[Tensor] = []
-        return self._refine(memory, context, read), torch.stack(read)
+        """Refine a memory; return also the input of each block, (blocks, B, N, S): the context of later lines."""
+        inputs: list[Tensor] = []
+        return self._refine(memory, context, inputs), torch.stack(inputs)
 
-    def _refine(self, memory: Memory, context: Context | None, read: list[Tensor] | None = None) -> Memory:
+    def _refine(self, memory: Memory, context: Context | None, inputs: list[Tensor] | None = None) -> Memory:
         # Between the blocks, vectors keep the weights' precision under autocast, as they are sums of many terms.
         x: Tensor = self.project(memory.vectors).to(self.blocks[0].around_attention.norm.weight.dtype)
         mask, shape = key_mask(with_context(memory.mask, context, memory.n_vectors)), self._shape(memory)
@@ -119,9 +119,9 @@ class TransformerRefiner(Refiner):
             x = x + sinusoidal(memory.n_vectors, self.features, device=x.device).to(x.dtype)
         x = self.dropout(x)
         for number, block in enumerate(self.blocks):
-            if read is not None:
-                read.append(x.detach())
-            x = block(x, mask, shape) if context is None else block(x, mask, shape, context.before(number, x))
+            if inputs is not None:
+                inputs.append(x.detach())
+            x = block(x, mask, shape) if context is None else block(x, mask, shape, context.block_input(number, x))
         x = self.norm(x)
         return replace(memory, vectors=x, pooled=_mean(x, memory.mask))
 

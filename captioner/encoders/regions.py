@@ -14,7 +14,7 @@ import torch
 from pydantic import Field, model_validator
 from torch import Tensor
 
-from captioner.data.transform import MOST_SIZE
+from captioner.data.transform import MAX_SIZE
 from captioner.encoders import efficientnet_lite
 from captioner.encoders.encoder import ENCODERS, Encoder, EncoderConfig
 from captioner.errors import EncoderError
@@ -40,7 +40,7 @@ class RegionConfig(EncoderConfig):
     size: int = Field(
         0,
         ge=0,
-        le=MOST_SIZE,
+        le=MAX_SIZE,
         multiple_of=32,
         description="side of the image in pixels; 0 is the size the detector was trained at (torchvision's: 640)",
     )
@@ -174,8 +174,8 @@ class RegionEncoder(Encoder):
                 scores,
                 overlap=config.nms,
                 threshold=config.threshold,
-                least=config.min_regions,
-                most=config.regions,
+                min_regions=config.min_regions,
+                max_regions=config.regions,
             )
             for boxes, scores in zip(proposals.boxes, proposals.scores, strict=True)
         ]
@@ -194,7 +194,9 @@ class RegionEncoder(Encoder):
         return torch.cat(parts, dim=1)
 
 
-def select(boxes: Tensor, scores: Tensor, *, overlap: float, threshold: float, least: int, most: int) -> Detections:
+def select(
+    boxes: Tensor, scores: Tensor, *, overlap: float, threshold: float, min_regions: int, max_regions: int
+) -> Detections:
     """Select regions of one image.
 
     Args:
@@ -202,8 +204,9 @@ def select(boxes: Tensor, scores: Tensor, *, overlap: float, threshold: float, l
         scores: (P, C).
         overlap: IoU above which the weaker of two boxes of a class is suppressed.
         threshold: a proposal is selected if its best class that is not suppressed scores higher.
-        least: the fewest regions, if there are as many proposals; those suppressed in every class come last.
-        most: the most regions.
+        min_regions: the smallest number of regions, if there are as many proposals; those suppressed in every class
+            come last.
+        max_regions: the largest number of regions.
     """
     from torchvision.ops import batched_nms
 
@@ -212,8 +215,8 @@ def select(boxes: Tensor, scores: Tensor, *, overlap: float, threshold: float, l
     kept[batched_nms(boxes.reshape(-1, 4), scores.reshape(-1), classes.reshape(-1), overlap)] = True
     # Suppressed proposals rank below all others, in their own order.
     best, label = torch.where(kept.view_as(scores), scores, scores - 1).max(dim=1)
-    taken = max(least, min(most, int((best > threshold).sum())))
-    order = best.argsort(descending=True, stable=True)[:taken]
+    count = max(min_regions, min(max_regions, int((best > threshold).sum())))
+    order = best.argsort(descending=True, stable=True)[:count]
     label = label[order]
     return Detections(boxes[order, label], label, best[order].clamp(min=0))
 

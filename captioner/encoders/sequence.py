@@ -62,12 +62,12 @@ class SequenceEncoder(TextEncoder):
 
     The vector of a word is the hidden state at the word. In both directions it is Bahdanau 2015's annotation (section
     3.2, https://arxiv.org/abs/1409.0473): the states of the forward and of the backward LSTM. The pooled vector is the
-    last state of each; the backward one is what Bahdanau's decoder starts from (appendix A.2.2).
+    last state of each; Bahdanau's decoder starts from that of the backward LSTM (appendix A.2.2).
 
     The final state has hidden state and cell of every layer after the last word that the LSTM reads. Sutskever 2014
-    (https://arxiv.org/abs/1409.3215) starts the decoder from it, and reads the source backward: the first word, with
-    which the translation usually begins, is then read last. In both directions a layer's final state is that of the
-    forward LSTM followed by that of the backward LSTM, 2H units.
+    (https://arxiv.org/abs/1409.3215) starts the decoder from it, and reads the source backward, so the first word, with
+    which the translation usually begins, is read last. In both directions a layer's final state is that of the forward
+    LSTM followed by that of the backward LSTM, 2H units.
 
     Departures: backward, ``<eos>`` is read first, as the whole sequence is reversed. Bahdanau uses gated recurrent
     units; here all recurrent models are LSTMs. Neither paper uses dropout, which small data sets need.
@@ -88,7 +88,7 @@ class SequenceEncoder(TextEncoder):
             config.layers,
             batch_first=True,
             bidirectional=config.direction == "both",
-            dropout=config.dropout if config.layers > 1 else 0.0,  # between layers only; torch warns if there is one
+            dropout=config.dropout if config.layers > 1 else 0.0,  # between layers; torch warns if there is only one
         )
         nn.init.normal_(self.embedding.weight, std=0.1)
         with torch.no_grad():
@@ -120,14 +120,14 @@ class SequenceEncoder(TextEncoder):
 
 
 def reverse(sentences: Tensor, mask: Tensor) -> Tensor:
-    """Reverse the words of each sentence and leave the padding behind them.
+    """Reverse the words of each sentence; the padding stays at the end.
 
     Args:
         sentences: (B, S, ...) tokens or vectors.
         mask: (B, S) bool, true at the words, which come before the padding.
     """
-    places = torch.arange(mask.shape[1], device=mask.device).expand_as(mask)
-    order = torch.where(mask, mask.sum(1, keepdim=True) - 1 - places, places)
+    positions = torch.arange(mask.shape[1], device=mask.device).expand_as(mask)
+    order = torch.where(mask, mask.sum(1, keepdim=True) - 1 - positions, positions)
     return sentences[torch.arange(len(mask), device=mask.device).unsqueeze(1), order]
 
 

@@ -293,4 +293,4 @@ def _numbers(name: str, words: Vocabulary, other_name: str, others: Vocabulary) 
             f"{name} and {other_name} cannot be an ensemble, as they do not share a vocabulary: "
             f"{'; '.join(differences)}; give models that were trained on the same captions"
         )
-    return torch.tensor([others.number(word) for word in words.words])
+    return torch.tensor([others.index(word) for word in words.words])

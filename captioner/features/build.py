@@ -24,7 +24,7 @@ from captioner.errors import FeatureStoreError, ImageError
 from captioner.features.store import (
     FORMAT,
     INDEX,
-    MOST_INDEX,
+    MAX_INDEX,
     PLAN,
     REGIONS,
     SHARD,
@@ -133,7 +133,7 @@ def build_store(
         shard: images per file.
         progress: called with (images done, images in total), mirrored ones included; several processes extrapolate
             from their own shards.
-        processes: the processes that encode together, which share the shards and the disk; all must call this.
+        processes: the processes that encode together; they share the shards and the disk, and all must call this.
 
     Raises:
         FeatureStoreError: the folder holds features of another encoder or of other images, another process encodes
@@ -160,7 +160,7 @@ class _Build:
     def run(self) -> StoreReport:
         first = self.processes.first
         with files.only_one(self.folder, error=FeatureStoreError, work="encodes") if first else nullcontext():
-            return self.parts() if self.encoder.parts else self.whole()
+            return self.build_parts() if self.encoder.parts else self.build_single()
 
     @property
     def kinds(self) -> tuple[Kind, ...]:
@@ -171,15 +171,15 @@ class _Build:
         """Whether images are mirrored, in each pass over them."""
         return (False, True) if self.flips else (False,)
 
-    def whole(self) -> StoreReport:
+    def build_single(self) -> StoreReport:
         """Build the store of a single encoder."""
-        plan = self.begin(format=3 if REGIONS in self.kinds else 1)
+        plan = self.write_plan(format=3 if REGIONS in self.kinds else 1)
         groups = [self.images[i : i + self.shard] for i in range(0, len(self.images), self.shard)]
         total, done, encoded = len(self.images) * len(self.mirrored), 0, 0
         for number in self.processes.share(range(len(groups))):
             finished = self.finished_shard(number, groups[number])
             if finished is None or _changed(finished, groups[number]):
-                (self.folder / INDEX).unlink(missing_ok=True)  # of the shard as it was
+                (self.folder / INDEX).unlink(missing_ok=True)  # it describes the old shard
                 record = self.encode_shard(number, groups[number])
                 files.write_json(self.record_file(number), record, indent=None)
                 encoded += len(record["ids"]) * len(self.mirrored)
@@ -215,11 +215,11 @@ class _Build:
         index["grid"] = self.encoder.grid
         if REGIONS in self.kinds:
             index["regions"] = True
-        return StoreReport(self.end(index, errors), errors, encoded)
+        return StoreReport(self.write_index(index, errors), errors, encoded)
 
-    def parts(self) -> StoreReport:
+    def build_parts(self) -> StoreReport:
         """Build the stores of the encoder's parts, one after the other."""
-        plan = self.begin(format=FORMAT)
+        plan = self.write_plan(format=FORMAT)
         reports: dict[str, StoreReport] = {}
         for number, (name, part) in enumerate(self.encoder.parts.items()):
 
@@ -235,13 +235,13 @@ class _Build:
             "ids": [image_id for image_id in plan["ids"] if all(image_id in store for store in stores.values())],
             "shards": [],
             "parts": {name: store.fingerprint for name, store in stores.items()},
-            "places": sum(store.places for store in stores.values()),
+            "places": sum(store.n_vectors for store in stores.values()),
             "features": self.encoder.features,
             "grid": None,
         }
-        return StoreReport(self.end(index, errors), errors, max(report.encoded for report in reports.values()))
+        return StoreReport(self.write_index(index, errors), errors, max(report.encoded for report in reports.values()))
 
-    def begin(self, *, format: int) -> dict[str, Any]:
+    def write_plan(self, *, format: int) -> dict[str, Any]:
         """Write and return the plan of the store, after checking the folder and the disk space."""
         plan: dict[str, Any] = {
             "format": format,
@@ -262,7 +262,7 @@ class _Build:
         self.processes.wait()
         return plan
 
-    def end(self, index: dict[str, Any], errors: Sequence[ImageError]) -> FeatureStore:
+    def write_index(self, index: dict[str, Any], errors: Sequence[ImageError]) -> FeatureStore:
         """Write the index, which completes the store, and open it."""
         if self.processes.first:
             listed = [[error.source, error.reason] for error in errors]
@@ -277,7 +277,7 @@ class _Build:
     def finished_shard(self, number: int, group: Sequence[tuple[str, Path]]) -> dict[str, Any] | None:
         """Return the record of a finished shard; ``None`` if it is missing or damaged."""
         try:
-            record = files.read_json(self.record_file(number), dict, error=FeatureStoreError, most=MOST_INDEX)
+            record = files.read_json(self.record_file(number), dict, error=FeatureStoreError, max_bytes=MAX_INDEX)
             errors = [(source, reason) for source, reason in record["errors"] if isinstance(source + reason, str)]
             checksums = record.get("files", [None] * len(group))  # older versions wrote none
             known = [image_id for image_id, _ in group if image_id in set(record["ids"])]
@@ -342,20 +342,20 @@ def _array(memory: Memory, kind: Kind) -> Array:
 
 
 def _changed(record: dict[str, Any], group: Sequence[tuple[str, Path]]) -> bool:
-    """Return whether an image of a shard was replaced, or repaired, since the shard was encoded."""
+    """Return whether the file of an image of a shard was replaced since the shard was encoded."""
     now = (files.quick_checksum(path) for _, path in group)
     return any(new not in (old, None) for old, new in zip(record.get("files", []), now, strict=False))
 
 
 def _check_plan(folder: Path, plan: dict[str, Any]) -> None:
-    """Refuse to resume a store that was begun with another plan, and to replace an index that is not a store's."""
+    """Refuse to resume a store that was started with another plan, and to replace an index that is not a store's."""
     path = folder / PLAN
     if not path.exists():
         if (folder / INDEX).exists():
             raise FeatureStoreError(f"{folder / INDEX}: exists, but not with the plan of a store; give another folder")
         return
-    begun = files.read_json(
-        path, dict, error=FeatureStoreError, cure="delete the folder and start again", most=MOST_INDEX
+    saved = files.read_json(
+        path, dict, error=FeatureStoreError, advice="delete the folder and start again", max_bytes=MAX_INDEX
     )
     names = {
         "fingerprint": "encoder",
@@ -365,7 +365,7 @@ def _check_plan(folder: Path, plan: dict[str, Any]) -> None:
         "format": "format",
     }
     for key, name in names.items():
-        if begun.get(key) != plan[key]:
+        if saved.get(key) != plan[key]:
             raise FeatureStoreError(
                 f"{folder}: was begun with another {name}; give another folder, or delete this one and start again"
             )

@@ -6,7 +6,8 @@ images. The shards ``00000.npy``, ``00001.npy`` ... hold the vectors as float16 
 an index is unfinished. It also has a checksum of every image's file, to find replaced ones.
 
 Regions also have ``00000-regions.npy`` and ``00000-flipped-regions.npy``: boxes, labels and scores (images, N, 6) as
-float32, with the label -1 where there is no region. The pooled vector is the mean over the N vectors and is not stored.
+float32, with the label -1 where there is no region. The pooled vector is the mean over the N vectors, for regions over
+the real ones, and is not stored.
 
 The store of an encoder with several parts holds a store for each, in folders named after the parts.
 """
@@ -28,7 +29,7 @@ from torch import Tensor
 from captioner import files
 from captioner.encoders.encoder import Encoder
 from captioner.encoders.grid_regions import GRID, join
-from captioner.encoders.grid_regions import REGIONS as OF_REGIONS
+from captioner.encoders.grid_regions import REGIONS as REGION_PART
 from captioner.encoders.regions import region_memory
 from captioner.errors import EncoderError, FeatureStoreError, first_line
 from captioner.memory import Memory
@@ -38,8 +39,8 @@ from captioner.memory import Memory
 FORMAT = 4
 INDEX, PLAN = "index.json", "plan.json"
 SHARD = 256
-MOST_INDEX = 1 << 30  # bytes of an index or a plan
-_COMPARED = 5000  # images that are compared with their files, at most
+MAX_INDEX = 1 << 30  # bytes of an index or a plan
+_MAX_COMPARED = 5000  # images that are compared with their files, at most
 
 
 Array: TypeAlias = "np.ndarray[Any, np.dtype[Any]]"
@@ -47,15 +48,15 @@ Array: TypeAlias = "np.ndarray[Any, np.dtype[Any]]"
 
 @dataclass(frozen=True)
 class Kind:
-    """A kind of file in a store: suffix of its name, type, and numbers per region or cell, ``None`` for D."""
+    """A kind of file in a store: suffix of its name, type, and size of its last axis, ``None`` for D."""
 
     suffix: str
     dtype: type[np.floating[Any]]
-    last: int | None
+    columns: int | None
 
-    def shape(self, images: int, places: int, features: int) -> tuple[int, int, int]:
+    def shape(self, images: int, n_vectors: int, features: int) -> tuple[int, int, int]:
         """Return the shape of an array."""
-        return (images, places, self.last or features)
+        return (images, n_vectors, self.columns or features)
 
 
 VECTORS, REGIONS = Kind("", np.float16, None), Kind("-regions", np.float32, 6)
@@ -66,7 +67,7 @@ class FeatureStore:
 
     Args:
         folder: the store.
-        encoder: the encoder, or a front of it, that must have made the store; ``None`` accepts any.
+        encoder: the encoder that must have made the store, possibly without its last stages; ``None`` accepts any.
 
     Raises:
         FeatureStoreError: there is no store, or it is unfinished, damaged, newer than this program, or made by
@@ -76,7 +77,7 @@ class FeatureStore:
     def __init__(self, folder: str | Path, *, encoder: Encoder | None = None) -> None:
         self.folder = Path(folder)
         self.index = _read(self.folder / INDEX, self.folder)
-        #: number of the encoder's last stages that are left off; :meth:`Encoder.finish` applies them
+        #: number of the encoder's last stages that are left out; :meth:`Encoder.finish` applies them
         self.cut: int = self.index["encoder"].get(GRID, self.index["encoder"]).get("cut", 0)
         if encoder is not None and not _made_by(encoder, self.cut, self.index["fingerprint"]):
             raise FeatureStoreError(
@@ -85,7 +86,7 @@ class FeatureStore:
             )
         self.ids: list[str] = self.index["ids"]
         self.features: int = self.index["features"]
-        self.places: int = self.index["places"]
+        self.n_vectors: int = self.index["places"]
         self.grid: tuple[int, int] | None = tuple(self.index["grid"]) if self.index["grid"] else None
         self.has_regions: bool = self.index["regions"]
         self.flips: bool = self.index["flips"]
@@ -115,7 +116,7 @@ class FeatureStore:
 
     def _open(self, number: int, flipped: bool, kind: Kind) -> Array:
         path = self.folder / shard_name(number, flipped, kind)
-        expected = kind.shape(self.index["shards"][number], self.places, self.features)
+        expected = kind.shape(self.index["shards"][number], self.n_vectors, self.features)
         if expected[0] == 0:  # none of its images could be read
             return np.empty(expected, dtype=kind.dtype)
         try:
@@ -135,22 +136,22 @@ class FeatureStore:
     def changed(self, images: Sequence[tuple[str, Path]]) -> str | None:
         """Describe the images whose files changed since they were encoded; return ``None`` if there are none.
 
-        Of many images, 5,000 are compared, by :func:`captioner.files.quick_checksum`. Images that are gone do not
-        count, nor do images inside other files and those of stores that older versions made.
+        Of many images, 5,000 are compared, by :func:`captioner.files.quick_checksum`. Missing images, images inside
+        other files, and the images of stores that older versions made are not compared.
 
         Args:
             images: (image id, file) pairs.
         """
         if self.parts:
             return next(iter(self.parts.values())).changed(images)
-        compared = images[:: max(1, len(images) // _COMPARED)][:_COMPARED]
+        compared = images[:: max(1, len(images) // _MAX_COMPARED)][:_MAX_COMPARED]
         known = dict(zip(self.ids, self.index["files"] or [None] * len(self), strict=True))
         pairs = ((path, known.get(image_id), files.quick_checksum(path)) for image_id, path in compared)
-        others = [path for path, old, new in pairs if None not in (old, new) and old != new]
-        if not others:
+        changed = [path for path, old, new in pairs if None not in (old, new) and old != new]
+        if not changed:
             return None
         return (
-            f"{self.folder}: {len(others):,} of {len(compared):,} images compared, such as {others[0]}, are not the "
+            f"{self.folder}: {len(changed):,} of {len(compared):,} images compared, such as {changed[0]}, are not the "
             "files whose features it has"
         )
 
@@ -190,7 +191,7 @@ class FeatureStore:
             found.append((shards[mirror][shard], position - self._starts[shard]))
         for array, position in found:
             _read_ahead(array, position)
-        out = np.empty(kind.shape(len(image_ids), self.places, self.features), dtype=kind.dtype)
+        out = np.empty(kind.shape(len(image_ids), self.n_vectors, self.features), dtype=kind.dtype)
         for row, (array, position) in enumerate(found):
             out[row] = array[position]
         return torch.from_numpy(out)
@@ -199,7 +200,7 @@ class FeatureStore:
         """Read a float32 memory; see :meth:`vectors`."""
         if self.parts:
             memories = {name: part.memory(image_ids, flipped=flipped) for name, part in self.parts.items()}
-            return join(memories[GRID], memories[OF_REGIONS])
+            return join(memories[GRID], memories[REGION_PART])
         vectors = self.vectors(image_ids, flipped=flipped).float()
         if self.has_regions:
             boxes, labels, scores = self._take(self._regions, REGIONS, image_ids, flipped).split([4, 1, 1], dim=-1)
@@ -230,8 +231,8 @@ def _made_by(encoder: Encoder, cut: int, fingerprint: str) -> bool:
         return False
 
 
-def _is_number(value: Any, least: int) -> bool:
-    return type(value) is int and value >= least
+def _is_number(value: Any, minimum: int) -> bool:
+    return type(value) is int and value >= minimum
 
 
 def _is_grid(value: Any) -> bool:
@@ -262,14 +263,14 @@ _FIELDS: dict[str, Callable[[Any], bool]] = {
     "regions": lambda value: isinstance(value, bool),
     "parts": lambda value: (
         isinstance(value, dict)
-        and value.keys() in (set(), {GRID, OF_REGIONS})
+        and value.keys() in (set(), {GRID, REGION_PART})
         and all(isinstance(made_by, str) for made_by in value.values())
     ),
 }
 
 
 def _read(path: Path, folder: Path) -> dict[str, Any]:
-    cure = "delete it and run 'captioner features' again"
+    advice = "delete it and run 'captioner features' again"
     if not path.exists():
         if (folder / PLAN).exists():
             raise FeatureStoreError(
@@ -277,7 +278,7 @@ def _read(path: Path, folder: Path) -> dict[str, Any]:
             )
         raise FeatureStoreError(f"{folder}: no feature store; make one with: captioner features DATA -o {folder}")
     index: dict[str, Any] = {"regions": False, "parts": {}, "files": None}
-    index |= files.read_json(path, dict, error=FeatureStoreError, cure=cure, most=MOST_INDEX)
+    index |= files.read_json(path, dict, error=FeatureStoreError, advice=advice, max_bytes=MAX_INDEX)
     if _is_number(index.get("format"), FORMAT + 1):
         raise FeatureStoreError(f"{path}: format {index['format']} is newer than this program; upgrade captioner")
     wrong = next((name for name, valid in _FIELDS.items() if name not in index or not valid(index[name])), None)
@@ -295,4 +296,4 @@ def _read(path: Path, folder: Path) -> dict[str, Any]:
         problem = "its grid and the number of its cells do not agree"
     else:
         return index
-    raise FeatureStoreError(f"{path}: damaged ({problem}); {cure}")
+    raise FeatureStoreError(f"{path}: damaged ({problem}); {advice}")

@@ -1,4 +1,4 @@
-"""Subword vocabularies: byte-pair encoding, which writes any text with a few thousand pieces.
+"""Subword vocabularies: byte-pair encoding, which represents any text with a few thousand pieces.
 
 The library ``tokenizers`` learns and applies the merges (Sennrich 2016, https://arxiv.org/abs/1508.07909), starting
 from the 256 bytes (Radford 2019, GPT-2). Decoding returns any text unchanged, with case, punctuation and white space.
@@ -14,21 +14,21 @@ from typing import TypeAlias
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
 
 from captioner import files
-from captioner.text.vocabulary import SPECIAL, UNK, framed, read_vocabulary, unreadable, until_end
+from captioner.text.vocabulary import SPECIAL, UNK, read_vocabulary, unreadable, until_eos, with_bos_eos
 
 FORMAT = 1
 Merge: TypeAlias = tuple[str, str]
 
 _ALPHABET = sorted(pre_tokenizers.ByteLevel.alphabet())  # one printable character for each of the 256 bytes
-# Merges stay within a word or a run of punctuation, with the space before it, or a white-space character. The bound
-# limits the work on an endless "word".
+# Merges stay within a word or a run of punctuation, with the space before it, or a white-space character. The limit of
+# 40 characters bounds the work on a very long "word".
 _CHUNK = r" ?\w{1,40}| ?[^\w\s]{1,40}|\s"
 
 
 class Subwords:
-    """The pieces of a model, each with its number, used like a :class:`~captioner.text.vocabulary.Vocabulary`.
+    """The pieces of a model and their indices, used like a :class:`~captioner.text.vocabulary.Vocabulary`.
 
-    Numbers 0 to 3 are ``<pad>``, ``<bos>``, ``<eos>`` and ``<unk>`` (never produced); the 256 bytes and the merges
+    Indices 0 to 3 are ``<pad>``, ``<bos>``, ``<eos>`` and ``<unk>`` (never produced); the 256 bytes and the merges
     follow.
 
     Args:
@@ -41,7 +41,7 @@ class Subwords:
 
     def __init__(self, merges: Iterable[Merge]) -> None:
         self.merges: tuple[Merge, ...] = tuple(merges)
-        vocabulary = {piece: number for number, piece in enumerate([*SPECIAL, *_ALPHABET])}
+        vocabulary = {piece: index for index, piece in enumerate([*SPECIAL, *_ALPHABET])}
         for left, right in self.merges:
             if left in SPECIAL or right in SPECIAL or left not in vocabulary or right not in vocabulary:
                 raise ValueError(f"the pair {(left, right)} names a piece that does not exist before it")
@@ -54,7 +54,8 @@ class Subwords:
     def learn(cls, texts: Iterable[str], *, merges: int = 8000) -> Subwords:
         """Merge the most frequent neighbours in the training texts, at most ``merges`` times.
 
-        Of equally frequent pairs, that with the smaller numbers is first, so the order of the texts does not matter.
+        Of equally frequent pairs, that with the smaller indices is merged first, so the order of the texts does not
+        matter.
         Pairs that occur once are not merged.
         """
         learner = _tokenizer(models.BPE())
@@ -74,8 +75,8 @@ class Subwords:
 
     @property
     def pieces(self) -> list[str]:
-        """All pieces as text, in the order of their numbers; bytes that are not characters are replaced."""
-        return [*SPECIAL, *(self._text([number]) for number in range(len(SPECIAL), len(self)))]
+        """All pieces as text, in the order of their indices; bytes that are not characters are replaced."""
+        return [*SPECIAL, *(self._text([index]) for index in range(len(SPECIAL), len(self)))]
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, Subwords) and self.merges == other.merges
@@ -85,19 +86,19 @@ class Subwords:
 
     def encode(self, text: str, *, max_words: int | None = None) -> list[int]:
         """Encode a text as ``[<bos>, pieces ..., <eos>]``; cut after ``max_words`` pieces, without ``<eos>``."""
-        return framed(self._tokenizer.encode(_prepared(text)).ids, max_words)
+        return with_bos_eos(self._tokenizer.encode(_prepared(text)).ids, max_words)
 
-    def decode(self, numbers: Iterable[int]) -> list[str]:
+    def decode(self, indices: Iterable[int]) -> list[str]:
         """Return the pieces up to the first ``<eos>``, without ``<pad>`` and ``<bos>``; a space begins a word."""
-        return [self._text([number]) for number in until_end(numbers)]
+        return [self._text([index]) for index in until_eos(indices)]
 
-    def sentence(self, numbers: Iterable[int]) -> str:
+    def sentence(self, indices: Iterable[int]) -> str:
         """Return the encoded text."""
-        return self._text(until_end(numbers)).removeprefix(" ")
+        return self._text(until_eos(indices)).removeprefix(" ")
 
-    def _text(self, numbers: list[int]) -> str:
+    def _text(self, indices: list[int]) -> str:
         pieces = [
-            "\N{REPLACEMENT CHARACTER}" if number == UNK else self._tokenizer.id_to_token(number) for number in numbers
+            "\N{REPLACEMENT CHARACTER}" if index == UNK else self._tokenizer.id_to_token(index) for index in indices
         ]
         text: str = self._tokenizer.decoder.decode(pieces)
         return text
@@ -127,7 +128,7 @@ class Subwords:
 
 
 def _tokenizer(model: models.BPE) -> Tokenizer:
-    # Special pieces are not added tokens of the tokenizer: a text that spells one is encoded like any other.
+    # The special pieces are not added as tokens, so a text that contains "<bos>" is encoded like any other text.
     tokenizer = Tokenizer(model)
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
         [
@@ -140,5 +141,5 @@ def _tokenizer(model: models.BPE) -> Tokenizer:
 
 
 def _prepared(text: str) -> str:
-    """Put the space of other words before the first; half a surrogate pair becomes a question mark."""
+    """Put a space before the first word, as before the others; half a surrogate pair becomes a question mark."""
     return (f" {text}" if text else "").encode("utf-8", "replace").decode()

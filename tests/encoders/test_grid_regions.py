@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from captioner.data.transform import Transform
 from captioner.encoders.grid import GridConfig, GridEncoder
-from captioner.encoders.grid_regions import GridRegionConfig, GridRegionEncoder, Stacked, join, separate
+from captioner.encoders.grid_regions import GridRegionConfig, GridRegionEncoder, StackedTransform, join, separate
 from captioner.encoders.regions import RegionConfig, RegionEncoder
 from captioner.errors import EncoderError
 from captioner.memory import Memory
@@ -117,25 +117,25 @@ def test_it_takes_the_tuned_stages_of_a_grid_encoder_of_the_same_settings(encode
     mine = GridRegionEncoder(
         GridRegionConfig(grid=GRID, regions=REGIONS), (GridEncoder(GRID), RegionEncoder(REGIONS, detector()))
     )
-    mine.adopt(tuned, 1)
+    mine.copy_weights(tuned, 1)
     for name, weight in tuned.tail(1).state_dict().items():
         assert torch.equal(mine.cells.tail(1).state_dict()[name], weight)
     assert mine.front(1).fingerprint() == encoder.front(1).fingerprint() and mine.fingerprint() != encoder.fingerprint()
     with pytest.raises(EncoderError, match="settings"):
-        mine.adopt(GridEncoder(GRID.model_copy(update={"size": 64})), 1)
+        mine.copy_weights(GridEncoder(GRID.model_copy(update={"size": 64})), 1)
 
 
 def test_images_that_cannot_be_stacked_are_refused() -> None:
     one = Transform(size=64, mean=(0, 0, 0), std=(1, 1, 1))
     with pytest.raises(EncoderError, match=r"grid\.fit=squash"):
-        Stacked.of(one.model_copy(update={"fit": "crop"}), one)
+        StackedTransform.of(one.model_copy(update={"fit": "crop"}), one)
     with pytest.raises(EncoderError, match="both be even"):
-        Stacked.of(one.model_copy(update={"size": 65}), one)
+        StackedTransform.of(one.model_copy(update={"size": 65}), one)
 
 
 def test_a_mirrored_image_is_a_mirrored_stack(images: list[Image.Image]) -> None:
     one = Transform(size=64, mean=(0, 0, 0), std=(1, 1, 1))
-    stacked = Stacked.of(one, one.model_copy(update={"size": 96}))
+    stacked = StackedTransform.of(one, one.model_copy(update={"size": 96}))
     assert stacked.decode_size == 192 and stacked.shape == (3, 160, 96)
     plain = pixels_of(stacked, images).flip(-1).int()
     mirrored = pixels_of(stacked, [ImageOps.mirror(image) for image in images]).int()

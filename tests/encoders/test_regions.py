@@ -69,15 +69,15 @@ def naive(boxes: Tensor, scores: Tensor, most_overlap: float) -> list[tuple[floa
     return sorted(((score, p, c) for p, (score, c) in left.items()), reverse=True)
 
 
-@pytest.mark.parametrize(("threshold", "least", "most"), [(0.9, 3, 30), (0.5, 3, 30), (0.0, 3, 8), (0.99, 12, 30)])
-def test_regions_are_chosen_as_by_plain_loops(threshold: float, least: int, most: int) -> None:
+@pytest.mark.parametrize(("threshold", "fewest", "most"), [(0.9, 3, 30), (0.5, 3, 30), (0.0, 3, 8), (0.99, 12, 30)])
+def test_regions_are_chosen_as_by_plain_loops(threshold: float, fewest: int, most: int) -> None:
     torch.manual_seed(5)
     corner, scores = 60 * torch.rand(40, 3, 2, dtype=torch.float64), torch.rand(40, 3, dtype=torch.float64)
     boxes = torch.cat([corner, corner + 5 + 35 * torch.rand(40, 3, 2, dtype=torch.float64)], dim=-1)
     expected = naive(boxes, scores, 0.3)
-    assert least < len(expected) < 40  # some proposals are suppressed in every class
-    count = max(least, min(most, sum(score > threshold for score, _, _ in expected)))
-    found = select(boxes, scores, overlap=0.3, threshold=threshold, least=least, most=most)
+    assert fewest < len(expected) < 40  # some proposals are suppressed in every class
+    count = max(fewest, min(most, sum(score > threshold for score, _, _ in expected)))
+    found = select(boxes, scores, overlap=0.3, threshold=threshold, min_regions=fewest, max_regions=most)
     assert found.scores.tolist() == [score for score, _, _ in expected[:count]]
     assert found.labels.tolist() == [c for _, _, c in expected[:count]]
     assert torch.equal(found.boxes, torch.stack([boxes[p, c] for _, p, c in expected[:count]]))
@@ -86,9 +86,11 @@ def test_regions_are_chosen_as_by_plain_loops(threshold: float, least: int, most
 def test_suppressed_regions_fill_up_the_number_and_come_last() -> None:
     boxes = torch.tensor([[0, 0, 10, 10], [0, 0, 10, 9], [0, 1, 10, 10], [40, 40, 50, 50]]).double().unsqueeze(1)
     scores = torch.tensor([[0.9], [0.7], [0.8], [0.2]], dtype=torch.float64)
-    found = select(boxes, scores, overlap=0.5, threshold=0.5, least=3, most=10)
+    found = select(boxes, scores, overlap=0.5, threshold=0.5, min_regions=3, max_regions=10)
     assert found.scores.tolist() == [0.9, 0.2, 0.0] and torch.equal(found.boxes, boxes[[0, 3, 2], 0])
-    assert len(select(boxes, scores, overlap=0.5, threshold=0.5, least=9, most=10).boxes) == 4  # there are no more
+    assert (
+        len(select(boxes, scores, overlap=0.5, threshold=0.5, min_regions=9, max_regions=10).boxes) == 4
+    )  # there are no more
 
 
 @torch.inference_mode()

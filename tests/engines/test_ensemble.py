@@ -105,7 +105,7 @@ def build(
 def renumbered(model: CaptionModel, words: list[str]) -> CaptionModel:
     """Return the same model with its words in another order."""
     vocabulary, known = Vocabulary(words), model.vocabulary
-    order = [known.number(word) for word in vocabulary.words]
+    order = [known.index(word) for word in vocabulary.words]
     decoder = copy.deepcopy(model.decoder)
     for name, values in model.decoder.state_dict().items():
         if len(known) in values.shape[:1]:
@@ -337,7 +337,7 @@ def test_attention_is_the_mean_over_members_that_look_at_the_same_places(
     ensemble = ensemble_of({"blind": blind} | {str(i): model for i, model in enumerate(models)})
     expected = Captioner.from_model(models[0], device="cpu")(images[4])
     caption = ensemble(images[4])
-    tokens = torch.tensor([[[BOS, *(ensemble.vocabulary.number(word) for word in caption.tokens[:-1])]]])
+    tokens = torch.tensor([[[BOS, *(ensemble.vocabulary.index(word) for word in caption.tokens[:-1])]]])
     attention = []
     for number in shown:
         encoder = models[number].encoder

@@ -22,7 +22,7 @@ from captioner import files
 from captioner.data.images import load_image
 from captioner.data.transform import Transform
 from captioner.encoders.encoder import Encoder, EncoderConfig
-from captioner.encoders.grid_regions import GridRegionEncoder, Stacked
+from captioner.encoders.grid_regions import GridRegionEncoder, StackedTransform
 from captioner.encoders.regions import region_memory
 from captioner.errors import FeatureStoreError
 from captioner.features import FeatureStore, StoreReport, build_store, store_bytes
@@ -496,7 +496,7 @@ class Both(Encoder):
     def __init__(self, scale: float = 1.0) -> None:
         super().__init__()
         self.config, self.cells, self.regions = TinyConfig(scale=scale), Tiny(scale), Found(size=6)
-        self.transform = self.stacked = Stacked.of(self.cells.transform, self.regions.transform)
+        self.transform = self.stacked = StackedTransform.of(self.cells.transform, self.regions.transform)
 
     parts = GridRegionEncoder.parts
     forward = GridRegionEncoder.forward
@@ -510,7 +510,7 @@ def test_a_store_of_parts_holds_what_the_encoder_gives(tmp_path: Path, images: I
         store_bytes(part, 8, flips=True) for part in encoder.parts.values()
     )
     store = FeatureStore(tmp_path / "store", encoder=encoder)
-    assert (len(store), store.places, store.features, store.grid, store.cut) == (8, 8, 6, None, 0)
+    assert (len(store), store.n_vectors, store.features, store.grid, store.cut) == (8, 8, 6, None, 0)
     names = ["id5", "id0", "id7"]
     pixels = torch.stack([torch.from_numpy(encoder.transform.pixels(load_image(dict(images)[name]))) for name in names])
     for mirrored in (False, True):

@@ -131,7 +131,7 @@ def test_words_are_ordered_by_frequency_then_alphabet_without_rare_ones() -> Non
     assert vocabulary.words == (*SPECIAL, "dog", "ant", "bird", "cat")
     assert vocabulary.counts == (3, 2, 2, 2)
     assert "emu" not in vocabulary and "emu" in Vocabulary.build(captions, min_count=1)
-    assert tuple(map(vocabulary.number, SPECIAL)) == (PAD, BOS, EOS, UNK)
+    assert tuple(map(vocabulary.index, SPECIAL)) == (PAD, BOS, EOS, UNK)
 
 
 def test_the_order_of_captions_does_not_matter() -> None:
