@@ -38,7 +38,7 @@ class CaptionBatch:
 
 
 class TrainingLoader:
-    """Loads what the sampler draws.
+    """Loads the batches that the sampler draws.
 
     Args:
         images: the training images.

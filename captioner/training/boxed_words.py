@@ -17,7 +17,7 @@ from captioner.data.dataset import CaptionedImage
 from captioner.data.transform import WHOLE, Box, Transform
 from captioner.errors import AnnotationError
 from captioner.evaluation.nouns import Mention, Nouns
-from captioner.evaluation.object_boxes import Boxes, read_boxes, sideways
+from captioner.evaluation.object_boxes import Boxes, read_boxes, turned_images
 from captioner.text.vocabulary import tokenize
 
 
@@ -35,11 +35,11 @@ class BoxedWords:
     Args:
         images: the training images.
         boxes: the objects of some of them by image id; see :func:`read_boxes`.
-        transform: the encoder's, which decides what part of an image is visible.
+        transform: the encoder's; the part of an image that it keeps is visible.
         max_words: captions are cut after this many words.
 
     Attributes:
-        images: the images with such a word, by their index.
+        images: the images with such a word, by their index in the training images.
         words: number of these words in all captions.
     """
 
@@ -50,18 +50,18 @@ class BoxedWords:
         nouns = Nouns({name for known in boxes.values() for name in (*known.boxes, *known.absent)})
         self.images: dict[int, _Image] = {}
         for number, image in enumerate(images):
-            if (own := boxes.get(image.image_id)) is None:
+            if (image_boxes := boxes.get(image.image_id)) is None:
                 continue
             mentions = tuple(
                 tuple(
                     mention
                     for mention in nouns(tokenize(caption))
-                    if mention.end <= max_words and mention.name in own.boxes
+                    if mention.end <= max_words and mention.name in image_boxes.boxes
                 )
                 for caption in image.captions
             )
             if any(mentions):
-                self.images[number] = _Image(own, mentions)
+                self.images[number] = _Image(image_boxes, mentions)
         self.words = sum(
             mention.end - mention.start
             for image in self.images.values()
@@ -87,7 +87,7 @@ class BoxedWords:
             AnnotationError: the file cannot be read, or no caption names an object that is boxed in its image.
         """
         boxes = read_boxes(path)
-        for image_id, error in sideways((image for image in images if image.image_id in boxes), boxes).items():
+        for image_id, error in turned_images((image for image in images if image.image_id in boxes), boxes).items():
             warn(f"data.boxes: left out: {error}")
             del boxes[image_id]
         found = cls(images, boxes, transform, max_words=max_words)
@@ -104,7 +104,7 @@ class BoxedWords:
 
         Args:
             sample: the batch.
-            from_pixels: whether crops are cut from the image, before the transform, and not from stored maps.
+            from_pixels: whether crops are taken from the image, before the transform, or from stored maps.
         """
         return tuple(self._words(sample, from_pixels))
 

@@ -1,4 +1,4 @@
-"""Fits the consensus: a ridge regression from an image's pooled feature to the n-grams of its references.
+"""Fitting the consensus: a ridge regression from an image's pooled feature to the n-grams of its references.
 
 Letters in shapes: I images, D features, R rank, M n-grams.
 """
@@ -19,7 +19,7 @@ from captioner.data.dataset import CaptionedImage
 from captioner.data.loader import ImageLoader
 from captioner.encoders import Encoder
 from captioner.features import FeatureStore
-from captioner.search.consensus import LONGEST, Consensus, ngram_counts
+from captioner.search.consensus import MAX_N, Consensus, ngram_counts
 from captioner.settings import Settings
 from captioner.store.weights import quantised
 from captioner.text.vocabulary import UNK, Vocabulary, tokenize
@@ -38,7 +38,7 @@ class ConsensusSettings(Settings):
 def fit_consensus(
     pooled: Tensor, captions: Sequence[Sequence[Sequence[int]]], settings: ConsensusSettings
 ) -> Consensus | None:
-    """Fit the prediction.
+    """Fit the regression.
 
     The weights W of the ridge regression minimise ``|X W - Y|^2 + ridge |W|^2``, where a row of X is the feature of an
     image and a row of Y the mean of the normalised tf-idf vectors of its captions, less that of all images. They are
@@ -47,7 +47,7 @@ def fit_consensus(
 
     Args:
         pooled: (I, D) features of the training images.
-        captions: the word numbers of their captions, without special words.
+        captions: the word indices of their captions, without special words.
         settings: the settings.
 
     Returns:
@@ -98,7 +98,7 @@ def fit_consensus(
     down, down_scale = quantised((weights @ directions).T)
     up, up_scale = quantised(directions)
     return Consensus(
-        words=np.array([[*ngram, *[0] * (LONGEST - len(ngram))] for ngram in kept], dtype=np.int32),
+        words=np.array([[*ngram, *[0] * (MAX_N - len(ngram))] for ngram in kept], dtype=np.int32),
         idf=np.array([idf[ngram] for ngram in kept], dtype=np.float32),
         mean=average.numpy(),
         centre=centre.numpy(),
@@ -119,7 +119,7 @@ def pooled_features(
     Args:
         encoder: the encoder, on its device.
         images: the images.
-        store: their features, without the encoder's last stages perhaps; ``None`` encodes the images.
+        store: their features, of the whole encoder or without its last stages; ``None`` encodes the images.
     """
     device = next(encoder.parameters()).device
     parts: list[Tensor] = []
@@ -138,6 +138,6 @@ def pooled_features(
     return torch.cat(parts), read
 
 
-def word_numbers(captions: Iterable[str], vocabulary: Vocabulary) -> list[list[int]]:
-    """Return the word numbers of captions."""
-    return [[vocabulary.number(word) for word in tokenize(caption)] for caption in captions]
+def word_indices(captions: Iterable[str], vocabulary: Vocabulary) -> list[list[int]]:
+    """Return the word indices of captions."""
+    return [[vocabulary.index(word) for word in tokenize(caption)] for caption in captions]

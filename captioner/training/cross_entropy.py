@@ -20,7 +20,7 @@ from captioner.caption import Array
 from captioner.data.batches import Captions
 from captioner.data.dataset import CaptionedImage
 from captioner.decoders.decoder import Decoder, DecoderOutput
-from captioner.decoders.unrolled import Unrolled
+from captioner.decoders.unrolled import UnrolledDecoder
 from captioner.encoders import Refiner
 from captioner.evaluation.object_boxes import covered
 from captioner.machine.randomness import generator_states, replayed
@@ -83,9 +83,9 @@ class CrossEntropy(Objective):
     log-likelihood of the same caption under the expected vectors, with the same dropout. It does not depend on s, so
     the gradient stays unbiased.
 
-    Scheduled sampling (Bengio 2015, https://arxiv.org/abs/1506.03099) replaces a share of the reference words that the
-    decoder reads by words that it samples at that position, step by step. As in the paper, no gradient passes through
-    the sampling, so the mixed input is trained on in one teacher-forced pass.
+    Scheduled sampling (Bengio 2015, https://arxiv.org/abs/1506.03099) replaces a share of the decoder's input words by
+    words that it samples at the same positions, step by step. As in the paper, no gradient passes through the sampling,
+    so the loss is computed in one teacher-forced pass over the mixed input.
     """
 
     Config: ClassVar[type[Settings]] = CrossEntropyConfig
@@ -113,11 +113,11 @@ class CrossEntropy(Objective):
         inputs = scheduled_sampling(decoder, memory, captions.inputs, share) if share else captions.inputs
         random = generator_states()
         output: DecoderOutput = decoder(memory, inputs)
-        likelihoods, of_all_words = log_likelihoods(output.logits, captions.targets)
+        likelihoods, means = log_likelihoods(output.logits, captions.targets)
         weights = captions.weights
         nll = -weights.words * likelihoods.mean()
         smoothing = self.config.label_smoothing
-        loss = (1 - smoothing) * nll - smoothing * weights.words * of_all_words.mean() if smoothing else nll
+        loss = (1 - smoothing) * nll - smoothing * weights.words * means.mean() if smoothing else nll
         metrics = {"nll": nll.detach()}
         if output.attention is not None:
             attention = output.attention.float()
@@ -130,7 +130,7 @@ class CrossEntropy(Objective):
                 loss = loss + self.config.grounding * supervised
                 metrics["grounding"] = supervised.detach()
             if output.sampled is not None:
-                assert isinstance(decoder, Unrolled)
+                assert isinstance(decoder, UnrolledDecoder)
                 with replayed(random), decoder.expected_vectors(), torch.no_grad():
                     expected, _ = log_likelihoods(decoder(memory, inputs).logits, captions.targets)
                 gain = likelihoods.detach() - expected
@@ -160,19 +160,19 @@ class CrossEntropy(Objective):
 
 @torch.no_grad()
 def scheduled_sampling(decoder: Decoder, memory: Memory, inputs: Tensor, share: float) -> Tensor:
-    """Replace words of captions (B, K, T), with probability ``share``, by words that the decoder samples there.
+    """Replace words of captions (B, K, T), with probability ``share``, by words that the decoder samples.
 
-    Words are sampled given the words before them, replaced ones included. The first word is kept.
+    Each word is sampled given the previous words, replaced ones included. ``<bos>`` is kept.
     """
     b, k, _ = inputs.shape
     state = decoder.start(memory).pick(torch.zeros(b, k, dtype=torch.long, device=inputs.device))
     mixed = inputs.clone()
-    own = (torch.rand(inputs.shape, device=inputs.device) < share) & (inputs != PAD)
+    replaced = (torch.rand(inputs.shape, device=inputs.device) < share) & (inputs != PAD)
     for t in range(1, inputs.shape[-1]):
         logits, _, state = decoder.step(mixed[..., t - 1], state)
         logits[..., [PAD, BOS, EOS]] = float("-inf")  # the caption keeps the length of the reference
         sampled = torch.multinomial(logits.float().softmax(-1).flatten(0, 1), 1).view(b, k)
-        mixed[..., t] = torch.where(own[..., t], sampled, mixed[..., t])
+        mixed[..., t] = torch.where(replaced[..., t], sampled, mixed[..., t])
     return mixed
 
 
@@ -189,7 +189,7 @@ def doubly_stochastic_penalty(attention: Tensor, inputs: Tensor) -> Tensor:
 
     Args:
         attention: (M, N) attention of each real position, in the order of ``inputs[inputs != PAD]``.
-        inputs: (B, K, T) words; a row of padding is not a caption and is not counted.
+        inputs: (B, K, T) words; a row of padding only is an absent caption and is left out of the mean.
     """
     caption, number, present = _caption_of(inputs)
     total = attention.new_zeros(number, attention.shape[1]).index_add(0, caption, attention)
@@ -199,8 +199,8 @@ def doubly_stochastic_penalty(attention: Tensor, inputs: Tensor) -> Tensor:
 def grounding_loss(attention: Tensor, corners: Tensor, captions: Captions) -> Tensor:
     """Return ``-sum_i beta_i log alpha_i``, summed over words that name objects with boxes, per word (Liu 2017, eq. 9).
 
-    beta_i is the share of region or cell i inside the union of the boxes, divided by the sum over i. All other words,
-    and words whose boxes overlap no region, count as 0.
+    beta_i is the share of region or cell i inside the union of the boxes, divided by the sum over i. The terms of all
+    other words, and of words whose boxes overlap no region, are 0.
 
     Args:
         attention: (M, N) attention of each real position.

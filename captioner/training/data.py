@@ -1,4 +1,4 @@
-"""The captions that a captioner is trained on and evaluated with."""
+"""The training and dev captions of a run."""
 
 from __future__ import annotations
 
@@ -22,9 +22,8 @@ from captioner.training.recipe import DataConfig, TrainConfig
 def read_data(config: TrainConfig, warn: Callable[[str], object]) -> tuple[CaptionData, CaptionData]:
     """Read the training and the dev data.
 
-    ``warn`` is called with guesses made while reading, a summary of malformed records, and unused splits.
-
-    Unlabelled images for a teacher are among the training images, without captions.
+    ``warn`` is called with assumptions about the format, a summary of malformed records, and unused splits. Unlabelled
+    images for a teacher are among the training images, without captions.
 
     Raises:
         AnnotationError: the data cannot be used.
@@ -39,40 +38,40 @@ def read_data(config: TrainConfig, warn: Callable[[str], object]) -> tuple[Capti
             warn(f"{complaint}, data.strict=true refuses them")
     train, dev = _splits(data, settings, warn)
     if others:
-        train, dev = _merged([(train, dev), *map(_splits_of_another, others)])
-    train = _worded(train, warn)
+        train, dev = _merge_splits([(train, dev), *map(_splits_of_additional, others)])
+    train = _with_words(train, warn)
     if settings.exclude is not None:
-        train = _without(train, settings.exclude, warn)
-    _check_apart(train, dev, warn)
+        train = _exclude_listed(train, settings.exclude, warn)
+    _warn_of_shared_images(train, dev, warn)
     if settings.teacher.unlabelled:
         known = (image for read in (data, *others) for image in read.images)
-        train = _with_unlabelled(train, known, settings.teacher.unlabelled, warn)
+        train = _add_unlabelled(train, known, settings.teacher.unlabelled, warn)
     return train, dev
 
 
-def _splits_of_another(data: CaptionData) -> tuple[CaptionData, CaptionData | None]:
+def _splits_of_additional(data: CaptionData) -> tuple[CaptionData, CaptionData | None]:
     if not {"train", "restval", UNDIVIDED} & set(data.splits):
         raise AnnotationError(
             f"data.also: {data.name}: has no images to train on; they must be in the splits train or restval, or in "
             f"none, and are in {', '.join(data.splits)}"
         )
     dev = data.split("dev") if {"dev", "val"} & set(data.splits) else None
-    return _of_train(data, "train", restval=True), dev
+    return _training_images(data, "train", restval=True), dev
 
 
-def _merged(pairs: Sequence[tuple[CaptionData, CaptionData | None]]) -> tuple[CaptionData, CaptionData]:
+def _merge_splits(pairs: Sequence[tuple[CaptionData, CaptionData | None]]) -> tuple[CaptionData, CaptionData]:
     """Merge the training and dev splits of data sets; an image id is unique among the images of both."""
     sets = []
     for train, dev in pairs:
         parts = {"train": train.images, "dev": dev.images if dev is not None else ()}
         images = tuple(replace(image, split=split) for split, images in parts.items() for image in images)
         sets.append(replace(train, images=images))
-    whole = merge(*sets)
+    merged = merge(*sets)
     names = dict.fromkeys(dev.name for _, dev in pairs if dev is not None)
-    return whole.split("train"), replace(whole.split("dev"), name="+".join(names))
+    return merged.split("train"), replace(merged.split("dev"), name="+".join(names))
 
 
-def _worded(train: CaptionData, warn: Callable[[str], object]) -> CaptionData:
+def _with_words(train: CaptionData, warn: Callable[[str], object]) -> CaptionData:
     """Leave out captions without a word, such as "...", which would teach the model to write nothing.
 
     Raises:
@@ -93,7 +92,7 @@ def _worded(train: CaptionData, warn: Callable[[str], object]) -> CaptionData:
     return replace(train, images=kept)
 
 
-def _without(train: CaptionData, path: Path, warn: Callable[[str], object]) -> CaptionData:
+def _exclude_listed(train: CaptionData, path: Path, warn: Callable[[str], object]) -> CaptionData:
     """Leave out the images whose ids a file lists, and warn of ids that no training image has.
 
     Raises:
@@ -122,14 +121,14 @@ def _without(train: CaptionData, path: Path, warn: Callable[[str], object]) -> C
     return replace(train, images=kept)
 
 
-def _check_apart(train: CaptionData, dev: CaptionData, warn: Callable[[str], object]) -> None:
-    """Warn of training images that are in dev too, or several times in the training data, by their files."""
+def _warn_of_shared_images(train: CaptionData, dev: CaptionData, warn: Callable[[str], object]) -> None:
+    """Warn of training images that are also in dev, or several times in the training data, by comparing their files."""
     names = Counter(image.path.name for image in (*train.images, *dev.images))
     files = {
         image.path: os.path.realpath(image.path) for image in (*train.images, *dev.images) if names[image.path.name] > 1
     }
-    held = {files[image.path] for image in dev.images if image.path in files}
-    both = [image for image in train.images if files.get(image.path) in held]
+    dev_files = {files[image.path] for image in dev.images if image.path in files}
+    both = [image for image in train.images if files.get(image.path) in dev_files]
     uses = Counter(files[image.path] for image in train.images if image.path in files)
     if several := [path for path, count in uses.items() if count > 1]:
         warn(
@@ -143,7 +142,7 @@ def _check_apart(train: CaptionData, dev: CaptionData, warn: Callable[[str], obj
         )
 
 
-def _with_unlabelled(
+def _add_unlabelled(
     train: CaptionData, known: Iterable[CaptionedImage], folders: Sequence[Path], warn: Callable[[str], object]
 ) -> CaptionData:
     """Add the images in folders and their subfolders, except those that are in the data in any split.
@@ -151,25 +150,25 @@ def _with_unlabelled(
     Raises:
         AnnotationError: there is no such folder, or it has no new images.
     """
-    taken = {os.path.realpath(image.path) for image in known}
+    known_files = {os.path.realpath(image.path) for image in known}
     images = []
     for folder in folders:
         if not folder.is_dir():
             raise AnnotationError(f"data.teacher.unlabelled: {folder}: there is no such folder; give one with images")
         found = list(dict.fromkeys(os.path.realpath(path) for path in find_images([folder], recursive=True)))
-        new = [path for path in found if path not in taken]
+        new = [path for path in found if path not in known_files]
         if not new:
             what = f"all of its {len(found):,} images are in the data already" if found else "has no images"
             raise AnnotationError(f"data.teacher.unlabelled: {folder}: {what}; leave it out")
         if len(new) < len(found):
             warn(f"{folder}: {len(found) - len(new):,} of its {len(found):,} images are in the data and left out")
-        taken.update(new)
+        known_files.update(new)
         images += [CaptionedImage(path, Path(path), "train", ()) for path in new]
     name = "+".join(dict.fromkeys([train.name, *(folder.resolve().name for folder in folders)]))
     return replace(train, name=name, images=(*train.images, *images))
 
 
-def _of_train(data: CaptionData, split: str, *, restval: bool) -> CaptionData:
+def _training_images(data: CaptionData, split: str, *, restval: bool) -> CaptionData:
     """Return the images to train on; if no image is in a training split, those without a split."""
     splits = data.splits
     undivided = split_name(split) == "train" and UNDIVIDED in splits and not {"train", "restval"} & set(splits)
@@ -177,10 +176,10 @@ def _of_train(data: CaptionData, split: str, *, restval: bool) -> CaptionData:
 
 
 def _splits(data: CaptionData, settings: DataConfig, warn: Callable[[str], object]) -> tuple[CaptionData, CaptionData]:
-    """Return the training and dev splits; without a dev split, some training images are held out, always the same."""
-    train = _of_train(data, settings.train, restval=settings.restval)
-    there = set(data.splits)
-    dev = data.split(settings.dev) if split_name(settings.dev) != "dev" or {"dev", "val"} & there else None
+    """Return the training and dev splits; without a dev split, a fixed choice of training images is held out."""
+    train = _training_images(data, settings.train, restval=settings.restval)
+    has_dev = split_name(settings.dev) != "dev" or {"dev", "val"} & set(data.splits)
+    dev = data.split(settings.dev) if has_dev else None
     used = {image.split for part in (train, dev) if part is not None for image in part.images}
     for split, count in data.splits.items():
         if split not in used | {"test"}:
@@ -192,24 +191,24 @@ def _splits(data: CaptionData, settings: DataConfig, warn: Callable[[str], objec
         return train, dev
     if len(train.images) < 2:
         raise AnnotationError(f"{data.name}: one image cannot both be trained on and select the best epoch; add images")
-    # Sorted by the hash of their names: an added image moves no other to another split.
-    mixed = sorted(train.images, key=lambda image: hashlib.sha256(os.fsencode(image.image_id)).digest())
-    few = min(max(1, round(settings.dev_share * len(mixed))), len(mixed) - 1)
+    # Sorted by the hash of their ids, so an added image hardly changes the choice.
+    shuffled = sorted(train.images, key=lambda image: hashlib.sha256(os.fsencode(image.image_id)).digest())
+    few = min(max(1, round(settings.dev_share * len(shuffled))), len(shuffled) - 1)
     warn(
-        f"{data.name}: has no split {settings.dev!r}, so {few} of its {len(mixed)} images select the best epoch"
+        f"{data.name}: has no split {settings.dev!r}, so {few} of its {len(shuffled)} images select the best epoch"
         + ("; so few that it is mostly chance" if few < 20 else "")
     )
-    chosen = {image.image_id for image in mixed[:few]}
-    kept, held = (
+    chosen = {image.image_id for image in shuffled[:few]}
+    kept, held_out = (
         tuple(image for image in train.images if (image.image_id in chosen) is wanted) for wanted in (False, True)
     )
-    return replace(train, images=kept), replace(train, images=held)
+    return replace(train, images=kept), replace(train, images=held_out)
 
 
 MIN_KNOWN_SHARE = 0.5
-"""Share of the words in captions that a vocabulary must have. The others are ``<unk>``, which a search never writes."""
+"""Share of the words in the training captions that the vocabulary must have; a search never writes the others."""
 
-_LONG = 12  # letters of a word; German and Finnish have 6 on average
+_LONG_WORD = 12  # letters of a word; German and Finnish have 6 on average
 
 
 @dataclass(frozen=True)
@@ -228,7 +227,7 @@ class Coverage:
 
     @classmethod
     def of(cls, captions: Sequence[str], vocabulary: Vocabulary, *, max_words: int) -> Coverage:
-        """Measure some captions."""
+        """Measure the coverage of captions."""
         words = [tokenize(caption) for caption in captions]
         count = max(1, sum(map(len, words)))
         known = sum(word in vocabulary for caption in words for word in caption)
@@ -268,18 +267,18 @@ def check_coverage(
             continue
         coverage = Coverage.of(captions, vocabulary, max_words=settings.max_words)
         if coverage.known < MIN_KNOWN_SHARE:
-            if coverage.letters > _LONG:
-                cure = f"words have {coverage.letters:.0f} letters on average: put spaces between the words"
+            if coverage.letters > _LONG_WORD:
+                advice = f"words have {coverage.letters:.0f} letters on average: put spaces between the words"
             elif config.start is not None and not config.new_words:
-                cure = "set new_words=true to extend it"
+                advice = "set new_words=true to extend it"
             elif settings.min_count > 1:
-                cure = f"lower data.min_count, which is {settings.min_count}, to keep rarer words; or add captions"
+                advice = f"lower data.min_count, which is {settings.min_count}, to keep rarer words; or add captions"
             else:
-                cure = "add captions"
+                advice = "add captions"
             message = (
                 f"{data.name}: the vocabulary of {len(vocabulary) - len(SPECIAL):,} words has {coverage.known:.0%} "
                 f"of the words in the {name} captions, such as {captions[0][:60]!r}, and the model can write no "
-                f"others; {cure}"
+                f"others; {advice}"
             )
             if data is train:
                 raise AnnotationError(message)
@@ -314,7 +313,7 @@ def with_features(
     Args:
         data: the images.
         store: their features.
-        given: the folder that the settings name for the store; ``None`` if it was made for this run.
+        given: the folder of the store in the settings; ``None`` if the store was made for this run.
         warn: called with the number of these images.
 
     Raises:
@@ -325,7 +324,7 @@ def with_features(
         warn(f"{data.name}: {len(data.images) - len(images)} images have no features and are left out")
     if not images:
         why = f"is in the feature store {given}" if given else "can be read"
-        cure = "make it from these data" if given else "give the folder of the images, as data.images"
+        advice = "make it from these data" if given else "give the folder of the images, as data.images"
         first = data.images[0].path
-        raise AnnotationError(f"{data.name}: none of {len(data.images):,} images, such as {first}, {why}; {cure}")
+        raise AnnotationError(f"{data.name}: none of {len(data.images):,} images, such as {first}, {why}; {advice}")
     return CaptionData(data.name, data.format, images)

@@ -24,9 +24,9 @@ class DevScores:
 
     def __init__(self, images: Sequence[CaptionedImage], warn: Callable[[str], object]) -> None:
         self._warn = warn
-        self._take(images)
+        self._set_images(images)
 
-    def _take(self, images: Sequence[CaptionedImage]) -> None:
+    def _set_images(self, images: Sequence[CaptionedImage]) -> None:
         self._images = images
         self._data_sets = _by_data_set(images)
         self._scorers = {
@@ -46,7 +46,7 @@ class DevScores:
         With several data sets, the scores are their means, followed by the main ones of each set.
 
         Args:
-            captions: by image id; images without one are left out, now and later.
+            captions: by image id; images without one are left out, also in later calls.
             errors: of the images that could not be read, which are reported once.
             epoch: finished epochs; before the second there is no warning, as a new model often repeats a caption.
 
@@ -62,23 +62,23 @@ class DevScores:
         if len(read) < len(self._images):
             for error in errors:
                 self._warn(f"left out: {error}")
-            self._take(read)
+            self._set_images(read)
         texts = {image.image_id: captions[image.image_id] for image in self._images}
         diversity = Diversity.of([text.split() for text in texts.values()])
         if epoch > 1 and (symptom := diversity.collapsed(self._reference)):
             self._warn(
                 f"the model has collapsed: {symptom}; lower optimiser.learning_rate, or choose another objective"
             )
-        found = {
+        scores = {
             name: self._scorers[name](
                 {image.image_id: texts[image.image_id] for image in images}, metrics=("BLEU", "CIDEr")
             ).values
             for name, images in self._data_sets.items()
         }
-        means = {metric: fmean(each[metric] for each in found.values()) for metric in next(iter(found.values()))}
-        if len(found) == 1:
+        means = {metric: fmean(each[metric] for each in scores.values()) for metric in next(iter(scores.values()))}
+        if len(scores) == 1:
             return means
-        return means | {f"{metric} {name}": each[metric] for name, each in found.items() for metric in _REPORTED}
+        return means | {f"{metric} {name}": each[metric] for name, each in scores.items() for metric in _REPORTED}
 
 
 def _by_data_set(images: Iterable[CaptionedImage]) -> dict[str, list[CaptionedImage]]:

@@ -30,7 +30,7 @@ def dry_run(config: TrainConfig, *, events: Events | None = None) -> Forecast:
 
 
 class _DryRun(CaptionerRun):
-    """A run on a few images, with the vocabulary of all."""
+    """A run on a few images, with the vocabulary of all images."""
 
     def __init__(self, config: TrainConfig, folder: Path, events: Events) -> None:
         self.whole, self.needed, self.encoding = config, StoreSpace(), 0.0
@@ -39,8 +39,8 @@ class _DryRun(CaptionerRun):
             config.model_copy(update={"output": folder / "run", "data": data}), resume=False, events=events
         )
 
-    def _selected(self) -> tuple[CaptionData, CaptionData]:
-        self.all = train, dev = super()._selected()
+    def _select_images(self) -> tuple[CaptionData, CaptionData]:
+        self.all = train, dev = super()._select_images()
         few = max(16, self.config.batch_size)
         return replace(train, images=evenly_spaced(train.images, few)), replace(
             dev, images=evenly_spaced(dev.images, few)
@@ -111,7 +111,7 @@ class _DryRun(CaptionerRun):
         if self.config.data.teacher.model is None:
             return {}
         assert self.teacher is not None
-        there = Teacher(self.config.data.teacher, self.whole.output, device=self.device, events=self.events).read(
+        saved = Teacher(self.config.data.teacher, self.whole.output, device=self.device, events=self.events).read(
             self.all[0].images
         )
-        return {"teacher": 0.0 if there else self.teacher.seconds * len(self.all[0].images)}
+        return {"teacher": 0.0 if saved else self.teacher.seconds * len(self.all[0].images)}

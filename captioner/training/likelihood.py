@@ -19,13 +19,13 @@ from captioner.layers.kernels import Kernel, at_least_float32
 
 
 def log_likelihoods(logits: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
-    """Return the log-probability of each target and the mean log-probability of all words, (M,) each, in 32 bits.
+    """Return the log-probability of each target and the mean log-probability of all words, (M,) each.
 
     Args:
-        logits: (M, V); from 64 bits come 64 bits.
-        targets: (M,) the index of a word each.
+        logits: (M, V); the results have 32 bits, or 64 for logits in 64 bits.
+        targets: (M,) word indices.
     """
-    if kernels.records(logits):
+    if kernels.trains_on_cpu(logits):
         of_targets: Tensor
         of_targets, mean = _LogLikelihoods.apply(logits, targets)
         return of_targets, mean
@@ -44,17 +44,17 @@ def _forward(logits: Tensor, targets: Tensor) -> tuple[Tensor, Tensor, Tensor]:
 def _backward(logits: Tensor, targets: Tensor, total: Tensor, d_of_targets: Tensor, d_mean: Tensor) -> Tensor:
     """Return the gradient of the logits."""
     words = torch.arange(logits.shape[1], device=logits.device)
-    given = torch.where(words == targets.unsqueeze(1), d_of_targets.unsqueeze(1), 0.0)
+    at_target = torch.where(words == targets.unsqueeze(1), d_of_targets.unsqueeze(1), 0.0)
     probabilities = torch.exp(at_least_float32(logits) - total.unsqueeze(1))
-    spread = (d_mean / logits.shape[1]).unsqueeze(1)
-    return (given + spread - (d_of_targets + d_mean).unsqueeze(1) * probabilities).to(logits.dtype)
+    everywhere = (d_mean / logits.shape[1]).unsqueeze(1)
+    return (at_target + everywhere - (d_of_targets + d_mean).unsqueeze(1) * probabilities).to(logits.dtype)
 
 
 forward, backward = Kernel(_forward), Kernel(_backward)
 
 
 class _LogLikelihoods(torch.autograd.Function):
-    """:func:`log_likelihoods`, recorded as one operation."""
+    """:func:`log_likelihoods` as one operation for autograd."""
 
     @staticmethod
     def forward(ctx: Any, logits: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:

@@ -43,7 +43,7 @@ class Log:
                 self.loggers[name] = LOGGERS[name](config, resumed_at)
             except CaptionerError:
                 raise
-            except Exception as error:  # any of its library
+            except Exception as error:  # of any type, by a library
                 raise ConfigError(f"logger {name!r}: {type(error).__name__}: {first_line(error)}") from error
         with files.writing(self.path):
             self.file = open(self.path, "a", encoding="utf-8", buffering=1)  # noqa: SIM115 (closed by close())
@@ -69,7 +69,7 @@ class Log:
                 logger.add({f"{group}/{key}": value for key, value in values.items()}, step)
             except CaptionerError:
                 raise
-            except Exception as error:  # a network that fails must not end the run
+            except Exception as error:  # a network error must not end the run
                 del self.loggers[name]
                 self.warn(
                     f"logger {name!r}: {type(error).__name__}: {first_line(error)}; the run continues without it, and "

@@ -16,11 +16,11 @@ class Logger(ABC):
 
     Args:
         config: settings of the run; ``config.output`` is its folder.
-        resumed_at: the step after which a resumed run continues, so later values of an earlier start are void; ``None``
-            for a new run.
+        resumed_at: the step after which a resumed run continues, so values that an earlier start logged for later
+            steps are invalid; ``None`` for a new run.
     """
 
-    #: modules that it imports when it is made, checked before any work is done
+    #: modules that its constructor imports; they are checked before any work is done
     needs: tuple[str, ...] = ()
 
     @abstractmethod
@@ -32,7 +32,7 @@ class Logger(ABC):
 
     @abstractmethod
     def close(self) -> None:
-        """Finish, also after an error or an interruption."""
+        """Close files and connections; also called after an error or an interruption."""
 
 
 LOGGERS: Registry[type[Logger]] = Registry("logger", group="captioner.loggers")

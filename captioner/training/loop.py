@@ -1,13 +1,13 @@
 """The training loop of every run: steps, learning rate, moving average, evaluation, early stopping, log and state.
 
 A run's folder holds ``best`` and ``last`` (model folders), ``log.jsonl``, ``config.json``, the state to resume from,
-and what its loggers write. A run that was killed at any moment and is resumed on the same machine's CPU ends
-with the same bits as an uninterrupted run. A resumed run may have more epochs or patience, even if it was finished;
+and the files of its loggers. A run that is killed at any moment and resumed on the same machine's CPU ends with the
+same bits as an uninterrupted run. A resumed run may have more epochs or more patience, even if it was finished;
 :mod:`captioner.training.resume` refuses other changes.
 
 Under ``torchrun`` several processes share every batch, and their gradients are averaged before each optimiser step. The
-means of a process are weighted by the size of its part, so losses and weights equal those of one process with the same
-batches.
+means of a process are weighted by the size of its part, so losses and weights equal those of a single process with the
+same batches.
 """
 
 from __future__ import annotations
@@ -43,15 +43,15 @@ from captioner.training.state import STATE, RunProgress, load_state, save_state
 log = logging.getLogger(__name__)
 
 
-class Captioned(Protocol):
+class HasCaptions(Protocol):
     """A batch with captions."""
 
     @property
     def captions(self) -> Captions:
-        """The captions that the model learns to write."""
+        """The reference captions."""
 
 
-B = TypeVar("B", bound=Captioned)
+B = TypeVar("B", bound=HasCaptions)
 CONFIG = "config.json"
 
 
@@ -96,22 +96,22 @@ class Loop(ABC, Generic[B]):
         self.fabric, self.precision = start_fabric(config, self.device, self.events.warn)
         self.gradients = Gradients(self.fabric, self.processes, clip=config.optimiser.clip)
         self.progress = RunProgress()
-        self._saved = 0.0  # when the state was saved, by the monotonic clock
+        self._saved = 0.0  # time of the last saved state, by the monotonic clock
         torch.manual_seed(config.seed)
 
     @abstractmethod
-    def parts(self) -> dict[str, tuple[nn.Module, nn.Module]]:
+    def trained_modules(self) -> dict[str, tuple[nn.Module, nn.Module]]:
         """Return the modules that are currently trained, by name, each with its moving average."""
 
     @abstractmethod
     def batches(self, epoch: int, skip: int) -> Iterator[B]:
-        """Yield this process's parts of an epoch's batches, without the first ``skip``; epochs count from 0.
+        """Yield this process's parts of the batches of an epoch, counted from 0, without the first ``skip``.
 
-        A part may be empty. This runs in a thread, so it must use its own random generator.
+        A part may be empty. This runs in a thread, so it must use a separate random generator.
         """
 
     @abstractmethod
-    def cost(self, batch: B, captions: Captions) -> BatchLoss:
+    def batch_loss(self, batch: B, captions: Captions) -> BatchLoss:
         """Compute the loss of a batch, under autocast.
 
         A batch without captions counts as a step, but its loss is not computed.
@@ -142,8 +142,8 @@ class Loop(ABC, Generic[B]):
     def about(self) -> dict[str, Any]:
         """Return the run's entries in a saved model's config.
 
-        ``devices`` are the cores of a CPU, or the GPUs, that trained together. ``minutes`` are those until now; at the
-        end of the run, :meth:`run` writes those of the whole run into the best model as well.
+        ``devices`` is the number of CPU threads, or of GPUs, over all processes. ``minutes`` is the time until now; at
+        the end of the run, :meth:`run` writes that of the whole run into the best model as well.
         """
         return {
             "seed": self.settings.seed,
@@ -160,7 +160,7 @@ class Loop(ABC, Generic[B]):
         return round(self.progress.seconds / 60, 1)
 
     def begin_epoch(self, epoch: int) -> None:
-        """Prepare an epoch, counted from 0; a resumed run begins its current epoch again."""
+        """Prepare an epoch, counted from 0; a resumed run calls this again for its current epoch."""
 
     def adamw(self, groups: list[tuple[nn.Module, float]]) -> torch.optim.Optimizer:
         """Return the optimiser for modules, each with its peak learning rate."""
@@ -246,7 +246,7 @@ class Loop(ABC, Generic[B]):
         return finished
 
     def _train(self, log: Log | None) -> None:
-        """Train the epochs that are left."""
+        """Train the remaining epochs."""
         progress, settings, best = self.progress, self.settings, self.output / "best"
         began, before, total = time.monotonic(), progress.seconds, self.steps * settings.epochs
         self._saved = began
@@ -270,14 +270,14 @@ class Loop(ABC, Generic[B]):
             if progress.finished and self.processes.first:
                 self.save("last")
                 self.finish()
-                if (best / store.CONFIG).is_file():  # saved earlier, while the run had more to do
+                if (best / store.CONFIG).is_file():  # it was saved with the minutes until then
                     store.change_about(best, minutes=self.minutes)
             self._save_state()
             if progress.finished:
                 break
 
     def time_a_step(self, epoch: int, *, steps: int = 3) -> float:
-        """Return the seconds per step in an epoch, averaged over a few steps after a first one."""
+        """Return the seconds per step in an epoch, averaged over a few steps after a warm-up step."""
         batches = list(islice(self.batches(epoch, 0), steps + 1))
         self._step(batches[0], None)
         began = time.perf_counter()
@@ -287,12 +287,12 @@ class Loop(ABC, Generic[B]):
 
     def _modules(self) -> dict[str, nn.Module]:
         modules: dict[str, nn.Module] = {}
-        for name, (now, mean) in self.parts().items():
-            modules |= {name: now, f"average.{name}": mean}
+        for name, (module, average) in self.trained_modules().items():
+            modules |= {name: module, f"average.{name}": average}
         return modules
 
     def _is_finished(self) -> bool:
-        """Return whether a resumed run has nothing left to do, given its epochs and patience now."""
+        """Return whether a resumed run is finished with its present epochs and patience."""
         progress, settings = self.progress, self.settings
         patience = settings.evaluation.patience
         if "epochs" in self.changed:
@@ -337,7 +337,7 @@ class Loop(ABC, Generic[B]):
             group["lr"] = group["rate"] * factor
         self.model.train()
         self.objective.done = progress.step / total
-        cost = self.gradients.add(batch.captions, partial(self.cost, batch))
+        result = self.gradients.add(batch.captions, partial(self.batch_loss, batch))
         progress.step += 1
         progress.batch += 1
         norm = None
@@ -345,12 +345,12 @@ class Loop(ABC, Generic[B]):
             norm = self.gradients.step(self.model, self.optimiser, progress.step)
             self._update_average()
         values = (
-            {"loss": float(cost.loss.detach()), **{name: float(value) for name, value in cost.metrics.items()}}
-            if cost
+            {"loss": float(result.loss.detach()), **{name: float(value) for name, value in result.metrics.items()}}
+            if result
             else {}
         )
         due = time.monotonic() - self._saved > 60 * settings.save_minutes
-        parts = self.processes.gather((values, cost.units if cost else 0, due))
+        parts = self.processes.gather((values, result.units if result else 0, due))
         due = parts[0][2]  # the processes' clocks may differ
         if not any(part for part, _, _ in parts):
             return "no captions in this batch", due
@@ -374,8 +374,8 @@ class Loop(ABC, Generic[B]):
     def _update_average(self) -> None:
         step, decay = self.progress.step, self.settings.average
         decay = min(decay, (1 + step) / (10 + step)) if decay else 0.0
-        for now, mean in self.parts().values():
-            torch._foreach_lerp_(list(mean.parameters()), list(now.parameters()), 1.0 - decay)
+        for module, average in self.trained_modules().values():
+            torch._foreach_lerp_(list(average.parameters()), list(module.parameters()), 1.0 - decay)
 
     def _evaluate(self, log: Log | None) -> None:
         """Score the averaged model on dev, and save it if it is the best so far."""

@@ -22,7 +22,7 @@ class Objective(nn.Module, ABC):
     """Computes the loss of a decoder on memories and captions.
 
     Attributes:
-        done: finished share of the run, from 0 to 1; the loop sets it before every step.
+        done: share of the run that is finished, from 0 to 1; the loop sets it before every step.
     """
 
     Config: ClassVar[type[Settings]]
@@ -37,11 +37,11 @@ class Objective(nn.Module, ABC):
     def forward(
         self, refiner: Refiner, decoder: Decoder, memory: Memory, captions: Captions
     ) -> tuple[Tensor, dict[str, Tensor]]:
-        """Return the loss and the metrics to log, each a scalar; the first metric is shown beside the progress bar.
+        """Return the loss and the metrics to log, each a scalar; the first metric is shown next to the progress bar.
 
         Args:
-            refiner: in training mode; left in it.
-            decoder: in training mode; left in it.
+            refiner: in training mode, also when this returns.
+            decoder: in training mode, also when this returns.
             memory: of B images, before the refiner.
             captions: the reference captions of the images; means over them are weighted by their ``weights``.
         """

@@ -1,7 +1,7 @@
 """Optimiser steps in mixed precision, with gradients accumulated over batches and averaged over processes.
 
-DistributedDataParallel cannot do the latter: it supports one ``forward`` call per step, while objectives also call a
-decoder's refiner and its single steps.
+DistributedDataParallel cannot average them here: it supports one ``forward`` call of one module per step, while an
+objective calls the refiner, the decoder, and single steps of the decoder.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ class BatchLoss(NamedTuple):
     Attributes:
         loss: scalar to minimise.
         metrics: scalars to log; the first is reported with the progress.
-        units: number of the loop's units in the batch, for the speed.
+        units: number of the loop's units in the batch, such as captions, for the speed.
     """
 
     loss: Tensor
@@ -41,12 +41,12 @@ class BatchLoss(NamedTuple):
 
 
 def start_fabric(config: RunConfig, device: torch.device, warn: Callable[[str], object]) -> tuple[Fabric, str]:
-    """Set up one process's device and precision.
+    """Set up the device and the precision of this process.
 
     Args:
         config: the recipe; its precision ``auto`` is bfloat16 where that is fast.
         device: of this process.
-        warn: receives a warning of a precision that the device does not have.
+        warn: receives a warning of a precision that the device does not support.
 
     Returns:
         Fabric, and the precision.
@@ -89,12 +89,12 @@ class Gradients:
         self._stepper: Any = None  # the optimiser, wrapped by Fabric
         self.batches = 0
 
-    def add(self, captions: Captions, cost: Callable[[Captions], BatchLoss]) -> BatchLoss | None:
-        """Add the gradients of a batch, each process those of its part.
+    def add(self, captions: Captions, batch_loss: Callable[[Captions], BatchLoss]) -> BatchLoss | None:
+        """Add the gradients of this process's part of a batch.
 
         Args:
             captions: of this process's part of the batch.
-            cost: computes their loss, with their weights in the whole batch.
+            batch_loss: computes their loss, with their weights in the whole batch.
 
         Returns:
             The loss; ``None`` if the part is empty.
@@ -106,9 +106,9 @@ class Gradients:
             return None
         weights = Weights(*(size / mean for size, mean in zip(captions.sizes, means.tolist(), strict=True)))
         with self._fabric.autocast():
-            found = cost(replace(captions, weights=weights).to(self._fabric.device))
-        self._fabric.backward(found.loss)
-        return found
+            result = batch_loss(replace(captions, weights=weights).to(self._fabric.device))
+        self._fabric.backward(result.loss)
+        return result
 
     def step(self, model: nn.Module, optimiser: torch.optim.Optimizer, number: int) -> float:
         """Step with the mean gradient of the accumulated batches, and return its norm before clipping.

@@ -148,7 +148,7 @@ class RunConfig(Settings):
     @field_validator("logger", mode="before")
     @classmethod
     def _loggers(cls, names: Any) -> Any:
-        """Take a single name too, and report one that does not exist or lacks a package before any work is done."""
+        """Accept a single name; report a name that does not exist, or lacks a package, before any work is done."""
         names = [names] if isinstance(names, str) else names
         for name in names if isinstance(names, list) else ():
             try:
@@ -251,7 +251,7 @@ class TrainConfig(RunConfig):
     @field_validator("objective")
     @classmethod
     def _complete_objective(cls, settings: dict[str, Any]) -> dict[str, Any]:
-        """Fill in the objective's other settings, to report wrong ones before any work is done."""
+        """Complete the settings of the objective, to report wrong ones before any work is done."""
         name = str(settings.get("name", DEFAULT_OBJECTIVE))
         rest = {key: value for key, value in settings.items() if key != "name"}
         try:

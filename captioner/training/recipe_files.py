@@ -1,6 +1,6 @@
-"""Recipe files: finding them, reading their settings with those of their bases, and importing the code they name.
+"""Recipe files: finding them, reading their settings with those of their bases, and importing code that they list.
 
-This module imports no torch: a command checks its recipe before torch is loaded.
+This module does not import torch, so a command can check its recipe before torch is loaded.
 """
 
 from __future__ import annotations
@@ -18,10 +18,10 @@ from captioner.errors import ConfigError
 from captioner.registry import import_code, suggestion
 from captioner.settings import names_another, override, read_yaml
 
-OWN = "own_photos"  # the recipe for a data set given instead of a recipe
+OWN_DATA = "own_photos"  # the recipe for a data set given instead of a recipe
 IMPORT = "import"  # the setting that lists code to import
 
-_LARGEST = 1 << 16  # bytes of a recipe in JSON; a longer file is data
+_MAX_RECIPE_BYTES = 1 << 16  # bytes of a recipe in JSON; a longer file is data
 _SETTING = re.compile(rb"^(?:data|base):(?:\s|$)", re.MULTILINE)
 
 
@@ -31,7 +31,7 @@ def recipes() -> dict[str, Path]:
 
 
 def recipe_bases() -> dict[str, Path]:
-    """Return the files that recipes are based on and that are not recipes themselves, by name."""
+    """Return the files that are only bases of recipes, by name."""
     return {name: file for name, file in _shipped().items() if name.startswith("_")}
 
 
@@ -54,7 +54,7 @@ def is_data(name_or_path: str | Path) -> bool:
         return os.path.isdir(path)
     try:
         with open(path, "rb") as file:
-            text = file.read(_LARGEST)
+            text = file.read(_MAX_RECIPE_BYTES)
     except OSError:
         return True  # reading it as data reports the cause
     if not text.lstrip().startswith(b"{"):
@@ -73,7 +73,7 @@ def find_recipe(name_or_path: str | Path) -> Path:
         ConfigError: there is no shipped recipe of that name.
     """
     path, name, known = Path(name_or_path), str(name_or_path), recipes()
-    if name in known:  # even if the folder of a run has that name
+    if name in known:  # also if a folder, such as that of a run, has this name
         return known[name]
     exists = os.path.exists(path)  # unlike pathlib's, False for a name that no file can have
     if path.suffix.lower() not in ("", ".yaml", ".yml") and not exists:
@@ -89,13 +89,13 @@ def read_settings(name_or_path: str | Path) -> dict[str, Any]:
 
     Groups of settings are merged; a part chosen by name replaces the base's if the names differ. The files under
     ``import`` are made absolute, those of the base first. A data set instead of a recipe (:func:`is_data`) is trained
-    on with the recipe :data:`OWN`.
+    on with the recipe :data:`OWN_DATA`.
 
     Raises:
         ConfigError: there is no such recipe or file, or the bases form a circle.
     """
     if is_data(name_or_path):
-        return _merged(read_settings(OWN), {"data": {"path": str(name_or_path)}})
+        return _merged(read_settings(OWN_DATA), {"data": {"path": str(name_or_path)}})
     files = [find_recipe(name_or_path)]
     layers = [_read(files[0])]
     while (base := layers[-1].pop("base", None)) is not None:

@@ -1,4 +1,4 @@
-"""Prints the settings of a recipe as YAML, each with its description."""
+"""The settings of a recipe as YAML, each with its description."""
 
 from __future__ import annotations
 

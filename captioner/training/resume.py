@@ -1,4 +1,4 @@
-"""Resuming: whether a folder is free or holds the run, and which settings may differ from those it began with."""
+"""Resuming a run: checks of its folder, its data and its settings."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ from captioner.machine.processes import Processes
 from captioner.training.recipe import RunConfig
 from captioner.training.state import STATE, RunProgress, read_settings
 
-_ANY = {"output", "device", "save_minutes", "logger"}  # settings that may differ
-_LONGER = ("epochs", "evaluation.patience")  # settings that may be raised, to train longer
+_MAY_DIFFER = {"output", "device", "save_minutes", "logger"}  # settings that may differ
+_MAY_INCREASE = ("epochs", "evaluation.patience")  # settings that may be raised, to train longer
 
 
 @contextmanager
 def locked(folder: Path, *, resume: bool) -> Iterator[None]:
-    """Lock a run's folder; of processes that train together, the first one does.
+    """Lock a run's folder, in the first of the processes that train together.
 
     Raises:
         CheckpointError: another process trains there, or see :func:`check_output`.
@@ -65,7 +65,7 @@ def _is_run(folder: Path) -> bool:
 
 
 def _is_leftover(model: Path) -> bool:
-    """Return whether a model is that of a run that was stopped before it saved its state, in the first epoch."""
+    """Return whether a model was saved by a run that was stopped before it saved its state, in the first epoch."""
     with suppress(CheckpointError):
         return _is_run(model.parent) and store.about(model).get("epoch") in (0, 1)
     return False
@@ -97,7 +97,7 @@ def check_data(path: Path, progress: RunProgress, data: str, steps: int) -> None
         steps: batches per epoch.
 
     Raises:
-        CheckpointError: it began with other data.
+        CheckpointError: the run was started with other data.
     """
     if progress.data and data and progress.data != data:
         reason = "its vocabulary, images or captions have changed"
@@ -116,7 +116,7 @@ def check_data(path: Path, progress: RunProgress, data: str, steps: int) -> None
 
 def fixed_settings(settings: RunConfig) -> str:
     """Return the settings that are saved with the state and compared when a run is resumed, as JSON."""
-    return settings.model_dump_json(exclude=_ANY)
+    return settings.model_dump_json(exclude=_MAY_DIFFER)
 
 
 def changed_settings(settings: RunConfig) -> dict[str, tuple[Any, Any]]:
@@ -127,7 +127,7 @@ def changed_settings(settings: RunConfig) -> dict[str, tuple[Any, Any]]:
     """
     path = settings.output / STATE
     before, now = read_settings(path), json.loads(fixed_settings(settings))
-    with suppress(ValidationError):  # settings that are newer than the saved state have their defaults in it
+    with suppress(ValidationError):  # settings that were added after the state was saved get their defaults
         known = type(settings).model_validate(before | {"output": settings.output})
         before = json.loads(fixed_settings(known))
     found = differences(before, now)
@@ -135,7 +135,8 @@ def changed_settings(settings: RunConfig) -> dict[str, tuple[Any, Any]]:
     wrong = {
         name: values
         for name, values in found.items()
-        if name not in _LONGER or (name == "epochs" and not (isinstance(epochs[0], int) and epochs[0] < epochs[1]))
+        if name not in _MAY_INCREASE
+        or (name == "epochs" and not (isinstance(epochs[0], int) and epochs[0] < epochs[1]))
     }
     if wrong:
         each = [f"{name} was {json.dumps(old)} and is now {json.dumps(new)}" for name, (old, new) in wrong.items()]

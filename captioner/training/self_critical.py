@@ -72,10 +72,10 @@ class SelfCritical(Objective):
     cannot gain by ending early. The baseline b is the mean reward of the image's other samples (Luo 2020,
     https://arxiv.org/abs/2003.09971), or the reward of the greedy caption as in Rennie 2017.
 
-    Words of the references outside the vocabulary get their own numbers, so rewards equal those of the strings. Of the
-    special words only ``<eos>`` is sampled, and probabilities are normalised over the words that can be. Captions are
-    sampled step by step without a gradient; their probabilities are computed in one teacher-forced pass. A refiner runs
-    once for both.
+    Each word of the references outside the vocabulary gets an index, so rewards equal those of the strings. Of the
+    special words only ``<eos>`` is sampled, and probabilities are normalised over the words that can be sampled.
+    Captions are sampled step by step without a gradient; their probabilities are computed in one teacher-forced pass.
+    Without ``dropout`` a refiner runs once for both.
 
     CIDEr-D alone makes captions shorter and more similar. Three settings, each 0 by default, counteract that:
 
@@ -88,7 +88,7 @@ class SelfCritical(Objective):
 
     Args:
         config: the settings.
-        references: the captions of each image as numbers, with ``<eos>``.
+        references: the captions of each image as word indices, with ``<eos>``.
         words: size of the vocabulary.
     """
 
@@ -105,10 +105,10 @@ class SelfCritical(Objective):
     @classmethod
     def build(cls, config: Settings, images: Sequence[CaptionedImage], vocabulary: Vocabulary) -> SelfCritical:
         assert isinstance(config, SelfCriticalConfig)
-        numbers = {word: number for number, word in enumerate(vocabulary.words)}
+        indices = {word: index for index, word in enumerate(vocabulary.words)}
         references = [
             [
-                [numbers.setdefault(word, len(numbers)) for word in tokenize(caption)] + [EOS]
+                [indices.setdefault(word, len(indices)) for word in tokenize(caption)] + [EOS]
                 for caption in image.captions
             ]
             for image in images
@@ -128,11 +128,11 @@ class SelfCritical(Objective):
         both = nn.ModuleList([refiner, decoder]).eval()
         refined = refiner(memory)
         samples = sample(decoder, refined, self.config.samples, self.search)
-        parts = self._parts(captions.images, samples)
+        parts = self._reward_parts(captions.images, samples)
         rewards = self._reward(parts)
         if self.config.baseline == "greedy":
             greedy = sample(decoder, refined, 1, self.search, greedy=True)
-            baseline = self._reward(self._parts(captions.images, greedy))
+            baseline = self._reward(self._reward_parts(captions.images, greedy))
         else:
             baseline = (rewards.sum(1, keepdim=True) - rewards) / (rewards.shape[1] - 1)
         if self.config.dropout:
@@ -154,17 +154,17 @@ class SelfCritical(Objective):
         both.train(training)
         return loss, metrics
 
-    def _parts(self, images: Sequence[int], samples: Tensor) -> dict[str, Tensor]:
+    def _reward_parts(self, images: Sequence[int], samples: Tensor) -> dict[str, Tensor]:
         """Return the unweighted parts of the rewards of captions (B, K, T), each (B, K), float64."""
         b, k, _ = samples.shape
-        owners = list(chain.from_iterable([image] * k for image in images))
+        image_of_caption = list(chain.from_iterable([image] * k for image in images))
         candidates = samples.flatten(0, 1).cpu().numpy()
-        parts = {"cider": self.cider(owners, candidates)}
+        parts = {"cider": self.cider(image_of_caption, candidates)}
         if self.bleu is not None:
-            parts["bleu"] = self.bleu(owners, candidates)
+            parts["bleu"] = self.bleu(image_of_caption, candidates)
         if self.config.length:
             words = (candidates > EOS).sum(-1)
-            parts["shortfall"] = np.maximum(0.0, 1.0 - words / self.lengths[owners])
+            parts["shortfall"] = np.maximum(0.0, 1.0 - words / self.lengths[image_of_caption])
         return {name: torch.from_numpy(part).view(b, k).to(samples.device) for name, part in parts.items()}
 
     def _reward(self, parts: Mapping[str, Tensor]) -> Tensor:
@@ -172,7 +172,7 @@ class SelfCritical(Objective):
         return torch.stack([weights[name] * part for name, part in parts.items()]).sum(0)
 
     def log_probability(self, decoder: Decoder, memory: Memory, samples: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the log-probability (M,) of each word of captions (B, K, T), and the number of its caption (M,).
+        """Return the log-probability (M,) of each word of captions (B, K, T), and the index of its caption (M,).
 
         Probabilities are normalised over the words that can be sampled.
         """

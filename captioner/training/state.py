@@ -34,7 +34,7 @@ class RunProgress:
         step: finished batches in total.
         best: the best score on dev so far.
         best_epoch: the epoch of the best score.
-        waited: evaluations since then.
+        waited: evaluations since the best score.
         seconds: time spent on training and evaluation, over all starts.
         finished: whether the run is complete.
         scaler: the state of the gradient scaler at 16-mixed; empty at other precisions.
@@ -114,7 +114,7 @@ def _checksum(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> str
     return f"{value:08x}"
 
 
-CURE = "start again in another folder, or delete this one"
+ADVICE = "start again in another folder, or delete this one"
 
 
 def read_settings(path: Path) -> dict[str, Any]:
@@ -127,8 +127,8 @@ def read_settings(path: Path) -> dict[str, Any]:
         with safe_open(path, framework="pt") as file:
             settings = (file.metadata() or {})["settings"]
     except (SafetensorError, OSError, KeyError) as error:
-        raise CheckpointError(f"{path}: damaged ({first_line(error)}); {CURE}") from None
-    return files.parse_json(settings, dict, where=path, error=CheckpointError, cure=CURE)
+        raise CheckpointError(f"{path}: damaged ({first_line(error)}); {ADVICE}") from None
+    return files.parse_json(settings, dict, where=path, error=CheckpointError, advice=ADVICE)
 
 
 def load_state(
@@ -139,7 +139,7 @@ def load_state(
 ) -> RunProgress:
     """Restore a state written by :func:`save_state`.
 
-    If the number of processes has changed, their random generators are seeded anew.
+    If the number of processes has changed, their random generators get new seeds.
 
     Raises:
         CheckpointError: the state is missing or damaged, or belongs to another model.
@@ -154,13 +154,13 @@ def load_state(
     except Exception as error:  # from the file, its JSON or its types
         unknown = isinstance(error, ValidationError)
         reason = "its progress is not in this program's format" if unknown else first_line(error)
-        raise CheckpointError(f"{path}: damaged ({reason}); {CURE}") from None
+        raise CheckpointError(f"{path}: damaged ({reason}); {ADVICE}") from None
     _check_shapes(path, tensors, modules, _parameters(optimiser))
     for name, module in modules.items():
-        module.load_state_dict(_below(tensors, name))
+        module.load_state_dict(_with_prefix(tensors, name))
     for number, parameter in enumerate(_parameters(optimiser)):
-        if entries := _below(tensors, f"optimiser.{number}"):
-            # With the memory layout and device of the parameter, as the optimiser creates them.
+        if entries := _with_prefix(tensors, f"optimiser.{number}"):
+            # In the memory layout and on the device of the parameter, as the optimiser creates them.
             optimiser.state[parameter] = {
                 key: tensor if key == "step" else torch.empty_like(parameter).copy_(tensor)
                 for key, tensor in entries.items()
@@ -174,12 +174,12 @@ def load_state(
         set_generator_states({device: tensors[name] for device, name in names.items() if name in tensors})
     except (RuntimeError, TypeError, KeyError) as error:
         raise CheckpointError(
-            f"{path}: damaged (the state of a random generator: {first_line(error)}); {CURE}"
+            f"{path}: damaged (the state of a random generator: {first_line(error)}); {ADVICE}"
         ) from None
     return progress
 
 
-def _below(tensors: Mapping[str, Tensor], name: str) -> dict[str, Tensor]:
+def _with_prefix(tensors: Mapping[str, Tensor], name: str) -> dict[str, Tensor]:
     prefix = f"{name}."
     return {key.removeprefix(prefix): tensor for key, tensor in tensors.items() if key.startswith(prefix)}
 
@@ -200,9 +200,9 @@ def _check_shapes(
     found = {
         f"{name}.{key}": (tuple(tensor.shape), tensor.dtype)
         for name in modules
-        for key, tensor in _below(tensors, name).items()
+        for key, tensor in _with_prefix(tensors, name).items()
     }
-    moments = [_below(tensors, f"optimiser.{number}") for number in range(len(parameters))]
+    moments = [_with_prefix(tensors, f"optimiser.{number}") for number in range(len(parameters))]
     kinds = {key: tensor.dtype for entries in moments for key, tensor in entries.items()}
     for number, (parameter, entries) in enumerate(zip(parameters, moments, strict=True)):
         for key in kinds if entries else ():  # a parameter that was not trained yet has no entries

@@ -28,7 +28,7 @@ class StorePlan(NamedTuple):
     Attributes:
         images: (image id, file) pairs.
         encoder: the encoder whose output is stored, without its last ``cut`` stages.
-        cut: how many stages are left off.
+        cut: how many stages are left out.
     """
 
     images: list[tuple[str, Path]]
@@ -42,10 +42,10 @@ def store_folder(config: TrainConfig) -> Path:
 
 
 def store_cut(config: TrainConfig, model: CaptionModel) -> int | None:
-    """Return how many of the encoder's last stages the feature store leaves off; ``None`` if the run has no store.
+    """Return how many of the encoder's last stages the feature store leaves out; ``None`` if the run has no store.
 
-    Only frozen weights that other models share are applied before storing, so other models and runs can use the store.
-    An encoder taken from another model is shared, and is stored with its tuned weights.
+    The stored features depend only on weights that are frozen and shared with other models, so other models and runs
+    can use the store. The tuned weights of an encoder from ``encoder_from`` count as shared.
     """
     encoder, stages = model.encoder, stages_to_train(config, model.encoder)
     if config.data.augment.of_images:
@@ -113,8 +113,8 @@ def open_store(
 
     Raises:
         ConfigError: the settings need mirrored images and the store has none.
-        FeatureStoreError: the store is damaged, or was made by another encoder; or that in the run's folder was made of
-            other images, by a run that was stopped before it saved anything.
+        FeatureStoreError: the store is damaged, or was made by another encoder; or the run is new, and the store in its
+            folder was made of other images.
     """
     cut = store_cut(config, model)
     if cut is None:

@@ -4,8 +4,8 @@ A student is trained on the hypotheses of a teacher's beam search instead of hum
 https://arxiv.org/abs/1606.07947, section 3.2). The teacher is a larger model or an ensemble. It can also caption
 images without captions, so a student can learn from any folder of images.
 
-The teacher captions every training image once. :data:`FILE` in the run's folder stores the whole beams: a line of JSON
-that identifies the teacher, then one for each image. A resumed run reads it.
+The teacher captions every training image once. :data:`FILE` in the run's folder stores all hypotheses of the beams: a
+line of JSON that identifies the teacher, then one for each image. A resumed run reads it.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ from captioner.training.events import Events
 
 FILE = "teacher.jsonl"
 _BATCH = 32  # images in a search
-_AT_ONCE = 1000  # images whose beams are scored together
+_SCORED_TOGETHER = 1000  # images whose beams are scored together
 Beams = dict[str, tuple[str, ...]]
 
 
@@ -77,7 +77,7 @@ class TeacherConfig(Settings):
 
 
 class Teacher:
-    """Captions the training images, or reads the captions of an earlier start.
+    """Captions the training images, or reads the captions that an earlier start of the run saved.
 
     Args:
         config: the settings, which name a model.
@@ -134,9 +134,9 @@ class Teacher:
         if records is None:
             # Later random draws must not depend on whether the teacher is loaded.
             with torch.random.fork_rng([self.device] if self.device.startswith("cuda") else []):
-                own = self._write(self.processes.share(images))
-            every = {record["image"]: record for part in self.processes.gather(own) for record in part}
-            records = [every[image.image_id] for image in images]
+                part = self._write(self.processes.share(images))
+            by_image = {record["image"]: record for each in self.processes.gather(part) for record in each}
+            records = [by_image[image.image_id] for image in images]
             if self.processes.first:
                 lines = map(json.dumps, (self.head, *records))  # in ASCII, for any file name
                 files.write_text(self.file, "".join(f"{line}\n" for line in lines))
@@ -156,9 +156,9 @@ class Teacher:
             CheckpointError: the run is resumed, and they are missing.
         """
         try:
-            text = files.read_text(self.file, error=CheckpointError, most=None)
+            text = files.read_text(self.file, error=CheckpointError, max_bytes=None)
             head, *records = (
-                files.parse_json(line, dict, where=f"line {number}", error=CheckpointError, cure="")
+                files.parse_json(line, dict, where=f"line {number}", error=CheckpointError, advice="")
                 for number, line in enumerate(text.splitlines(), start=1)
             )
             for number, record in enumerate(records, start=2):
@@ -181,7 +181,7 @@ class Teacher:
         return None
 
     def _write(self, images: Sequence[CaptionedImage]) -> list[dict[str, Any]]:
-        """Caption images, and return a record of each."""
+        """Caption images, and return a record of each; see :data:`FILE`."""
         captioner = Captioner.from_pretrained(
             self.model, device=self.device, engine=self.engine, width=self.width, n_best=self.width
         )
@@ -245,7 +245,7 @@ def distilled(
     """Return images with the teacher's captions.
 
     Args:
-        images: those with human captions, if they have any.
+        images: the training images, with their human captions if they have any.
         beams: the beam of each image, best first, by image id.
         config: selects the captions.
     """
@@ -267,25 +267,25 @@ def closest_first(images: Sequence[CaptionedImage], beams: Mapping[str, Sequence
 
     The sort is stable. Beams of images without human captions keep their order.
     """
-    described = [image for image in images if image.captions]
+    captioned = [image for image in images if image.captions]
     ranked = {image.image_id: tuple(beams[image.image_id]) for image in images}
-    if not described:
+    if not captioned:
         return ranked
-    numbers: dict[str, int] = {}
+    word_index: dict[str, int] = {}
 
     def encode(caption: str) -> list[int]:
-        return [numbers.setdefault(word, len(numbers) + 1) for word in tokenize(caption)]
+        return [word_index.setdefault(word, len(word_index) + 1) for word in tokenize(caption)]
 
-    references = [[encode(caption) for caption in image.captions] for image in described]
-    candidates = [[encode(caption) for caption in ranked[image.image_id]] for image in described]
-    cider = CiderD(references, words=len(numbers) + 1)
-    for start in range(0, len(described), _AT_ONCE):
-        part = range(start, min(start + _AT_ONCE, len(described)))
-        owners = [index for index in part for _ in candidates[index]]
+    references = [[encode(caption) for caption in image.captions] for image in captioned]
+    candidates = [[encode(caption) for caption in ranked[image.image_id]] for image in captioned]
+    cider = CiderD(references, words=len(word_index) + 1)
+    for start in range(0, len(captioned), _SCORED_TOGETHER):
+        part = range(start, min(start + _SCORED_TOGETHER, len(captioned)))
+        indices = [index for index in part for _ in candidates[index]]
         captions = [torch.tensor(caption, dtype=torch.long) for index in part for caption in candidates[index]]
-        scores = iter(cider(owners, pad_sequence(captions, batch_first=True).numpy()).tolist())
+        scores = iter(cider(indices, pad_sequence(captions, batch_first=True).numpy()).tolist())
         for index in part:
-            beam = ranked[described[index].image_id]
+            beam = ranked[captioned[index].image_id]
             order = sorted(zip(beam, islice(scores, len(beam)), strict=True), key=lambda pair: -pair[1])
-            ranked[described[index].image_id] = tuple(caption for caption, _ in order)
+            ranked[captioned[index].image_id] = tuple(caption for caption, _ in order)
     return ranked

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 class TensorBoard(Logger):
     """Writes an event file into the folder ``curves`` of a run, one for each of its starts.
 
-    torch's ``SummaryWriter`` writes in a thread, which prints a traceback when the disk is full.
+    torch's ``SummaryWriter`` is not used, as its thread prints a traceback when the disk is full.
 
     Raises:
         FileError: the disk is full or fails; all methods raise it.
@@ -38,7 +38,7 @@ class TensorBoard(Logger):
             self.file = open(self.path, "wb")  # noqa: SIM115 (closed by close())
         self.event, self.summary, self.writer = Event, Summary, RecordWriter(self.file)
         self._write(file_version="brain.Event:2")
-        if resumed_at is not None:  # TensorBoard drops earlier scalars after this step
+        if resumed_at is not None:  # TensorBoard discards the scalars of earlier starts from this step on
             self._write(step=resumed_at + 1, session_log=SessionLog(status=SessionLog.START))
 
     def add(self, values: dict[str, float], step: int) -> None:

@@ -17,7 +17,7 @@ from torch import Tensor
 from captioner.decoders import Decoder, DecoderOutput, State, Step, TransformerXL
 from captioner.encoders import Refiner, TransformerRefiner
 from captioner.errors import ConfigError
-from captioner.layers.segments import Neighbours, Past
+from captioner.layers.segments import BatchContext, StoredContext
 from captioner.memory import Memory
 from captioner.search.config import Hypothesis, SearchConfig
 from captioner.search.search import search as find
@@ -51,7 +51,7 @@ def readers_of_context(refiner: Refiner, decoder: Decoder) -> tuple[TransformerR
 class RefinerInContext(Refiner):
     """A refiner of lines that follow one another, for training with context.
 
-    All lines go through a block at once; see :class:`captioner.layers.segments.Neighbours`.
+    All lines go through a block at once; see :class:`captioner.layers.segments.BatchContext`.
 
     Args:
         refiner: of a translation model.
@@ -67,7 +67,7 @@ class RefinerInContext(Refiner):
         assert memory.mask is not None  # texts always have a mask
         refined: Memory
         if isinstance(self.refiner, TransformerRefiner) and self.refiner.reads_context:
-            refined = self.refiner(memory, Neighbours.of(self.previous, memory.mask.sum(1)))
+            refined = self.refiner(memory, BatchContext.of(self.previous, memory.mask.sum(1)))
         else:
             refined = self.refiner(memory)
         return refined
@@ -91,7 +91,7 @@ class DecoderInContext(Decoder):
         output: DecoderOutput
         if isinstance(self.decoder, TransformerXL):
             lengths = (tokens != PAD).squeeze(1).sum(1)
-            output = self.decoder(memory, tokens, Neighbours.of(self.previous, lengths))
+            output = self.decoder(memory, tokens, BatchContext.of(self.previous, lengths))
         else:
             output = self.decoder(memory, tokens)
         return output
@@ -107,7 +107,7 @@ class DecoderInContext(Decoder):
 class _Following(Decoder):
     """A decoder whose hypotheses continue previous translations."""
 
-    def __init__(self, decoder: TransformerXL, past: Past | None) -> None:
+    def __init__(self, decoder: TransformerXL, past: StoredContext | None) -> None:
         torch.nn.Module.__init__(self)
         self.decoder, self.past, self.attends = decoder, past, decoder.attends  # type: ignore[misc]
 
@@ -193,11 +193,11 @@ class ContextReader:
         if self._refiner is None:
             memory = self.refiner(memory)
         else:
-            memory, read = self._refiner.states(memory, Past.of([text.read for text in texts]))
+            memory, read = self._refiner.states(memory, StoredContext.of([text.read for text in texts]))
             _keep([text.read for text in texts], read, [len(source) for source in sources])
         if self._writer is None:
             return find(self.decoder, memory, self.search)
-        past = Past.of([text.written for text in texts])
+        past = StoredContext.of([text.written for text in texts])
         found = find(_Following(self._writer, past), memory, self.search)
         written = [[BOS, *hypotheses[0].words] for hypotheses in found]
         states = self._writer.states(memory, collate(written).to(device), past)

@@ -247,7 +247,7 @@ class TranslatorRun(Loop[PairBatch]):
             },
         )
 
-    def parts(self) -> dict[str, tuple[nn.Module, nn.Module]]:
+    def trained_modules(self) -> dict[str, tuple[nn.Module, nn.Module]]:
         return {"model": (self.model, self.average)}
 
     def batches(self, epoch: int, skip: int) -> Iterator[PairBatch]:
@@ -261,7 +261,7 @@ class TranslatorRun(Loop[PairBatch]):
                 previous_lines(starts, self.config.data.context) if self.config.data.context else None,
             )
 
-    def cost(self, batch: PairBatch, captions: Captions) -> BatchLoss:
+    def batch_loss(self, batch: PairBatch, captions: Captions) -> BatchLoss:
         refiner, decoder = self.model.refiner, self.model.decoder
         if batch.previous is not None:
             previous = batch.previous.to(self.device)

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from captioner.text.vocabulary import spaced
+from captioner.text.vocabulary import space_characters
 from captioner.training.events import Events
 
 COLOURS = {"red": (220, 30, 30), "green": (30, 200, 40), "blue": (30, 40, 220), "white": (240, 240, 240)}
@@ -61,7 +61,7 @@ def split_words(*groups: Mapping[str, Sequence[str]]) -> list[dict[str, list[str
     """Tokenise captions that are words and full stops, as the program in Java does."""
     return [
         {
-            image: [" ".join(re.findall(r"\w+", spaced(text).lower())) for text in texts]
+            image: [" ".join(re.findall(r"\w+", space_characters(text).lower())) for text in texts]
             for image, texts in group.items()
         }
         for group in groups

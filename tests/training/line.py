@@ -57,7 +57,7 @@ class Line(Loop[Numbers]):
         self.weights: list[float] = []
         self.means: list[float] = []
 
-    def parts(self) -> dict[str, tuple[nn.Module, nn.Module]]:
+    def trained_modules(self) -> dict[str, tuple[nn.Module, nn.Module]]:
         return {"line": (self.model, self.average)}
 
     def begin_epoch(self, epoch: int) -> None:
@@ -67,7 +67,7 @@ class Line(Loop[Numbers]):
         generator = torch.Generator().manual_seed(epoch)
         yield from map(Numbers, torch.randn(self.steps, 5, 1, generator=generator)[skip:])
 
-    def cost(self, batch: Numbers, captions: Captions) -> BatchLoss:
+    def batch_loss(self, batch: Numbers, captions: Captions) -> BatchLoss:
         if self.progress.step == self.fails_at:
             raise OSError("the power went out")
         assert self.objective.done == self.progress.step / (4 * self.settings.epochs)

@@ -109,7 +109,7 @@ def predicted(consensus: Consensus, pooled: torch.Tensor) -> np.ndarray:
 
 
 def agreed(model: CaptionModel, caption: Caption, code: np.ndarray) -> float:
-    numbers = [model.vocabulary.number(word) for word in caption.tokens]
+    numbers = [model.vocabulary.index(word) for word in caption.tokens]
     score = caption.log_probability / (len(numbers) + 1) ** 0.7
     assert model.consensus is not None
     return float(score + 50 * model.consensus.expected_cider(code, [numbers])[0])

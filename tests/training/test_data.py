@@ -14,7 +14,7 @@ from captioner.errors import AnnotationError
 from captioner.text.vocabulary import Vocabulary
 from captioner.training.data import Coverage, check_coverage, read_data
 from captioner.training.recipe import load_config
-from captioner.training.recipe_files import OWN
+from captioner.training.recipe_files import OWN_DATA
 
 
 def table(folder: Path, rows: list[str]) -> Path:
@@ -104,7 +104,7 @@ SPACELESS = [  # a script without spaces that the tokenizer does not part: Tibet
 
 
 def covered(captions: list[str], *changes: str, dev: int = 0) -> tuple[Coverage | None, list[str]]:
-    config = load_config(OWN, ["start=null", *changes])
+    config = load_config(OWN_DATA, ["start=null", *changes])
     images = tuple(CaptionedImage(str(n), Path(f"{n}.jpg"), "train", (caption,)) for n, caption in enumerate(captions))
     vocabulary = Vocabulary.build(captions, min_count=config.data.min_count)
     said: list[str] = []
@@ -113,7 +113,7 @@ def covered(captions: list[str], *changes: str, dev: int = 0) -> tuple[Coverage 
 
 
 @pytest.mark.parametrize(
-    ("captions", "changes", "cure"),
+    ("captions", "changes", "advice"),
     [
         (SPACELESS, (), "0 words has 0% .* put spaces between the words"),
         (["a dog runs", "two birds fly"], (), "lower data.min_count"),
@@ -122,8 +122,10 @@ def covered(captions: list[str], *changes: str, dev: int = 0) -> tuple[Coverage 
         (["🐶", "🐱"], (), "lower data.min_count"),
     ],
 )
-def test_captions_of_words_that_a_model_cannot_write_are_refused(captions: list[str], changes: Any, cure: str) -> None:
-    with pytest.raises(AnnotationError, match=cure):
+def test_captions_of_words_that_a_model_cannot_write_are_refused(
+    captions: list[str], changes: Any, advice: str
+) -> None:
+    with pytest.raises(AnnotationError, match=advice):
         covered(captions, *changes)
 
 
@@ -148,7 +150,7 @@ def test_dev_captions_of_other_words_are_a_warning() -> None:
 
 def test_a_start_without_many_of_the_words_is_reported() -> None:
     captions = ["ein Hund rennt"] * 5 + ["a Hund rennt"] * 5
-    config = load_config(OWN)
+    config = load_config(OWN_DATA)
     images = tuple(CaptionedImage(str(n), Path(f"{n}.jpg"), "train", (caption,)) for n, caption in enumerate(captions))
     data, words, said = CaptionData("own", "csv", images), Vocabulary(["a", "ein", "hund", "rennt"]), list[str]()
     check_coverage(data, data, words, config, said.append, new=3)

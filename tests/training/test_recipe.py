@@ -10,7 +10,7 @@ import pytest
 from captioner.errors import ConfigError
 from captioner.training.objective import OBJECTIVES
 from captioner.training.recipe import RunConfig, load_config, read_run
-from captioner.training.recipe_files import OWN, is_data, is_translation, read_settings, recipes, summary
+from captioner.training.recipe_files import OWN_DATA, is_data, is_translation, read_settings, recipes, summary
 from captioner.training.recipe_text import commented_yaml
 from captioner.training.self_critical import SelfCritical
 from captioner.translation.train import load_translate_config
@@ -152,8 +152,8 @@ def test_settings_between_two_names_are_kept(tmp_path: Path) -> None:
 
 def test_a_recipe_is_found_beside_the_folder_of_its_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    (tmp_path / OWN).mkdir()
-    assert read_settings(OWN)["start"] == "show_attend_tell"
+    (tmp_path / OWN_DATA).mkdir()
+    assert read_settings(OWN_DATA)["start"] == "show_attend_tell"
 
 
 def test_a_data_set_in_place_of_a_recipe_is_trained_on_by_that_for_own_images(tmp_path: Path) -> None:
@@ -162,12 +162,12 @@ def test_a_data_set_in_place_of_a_recipe_is_trained_on_by_that_for_own_images(tm
         assert is_data(path)
         config = load_config(path, ["epochs=3"])
         assert config.data.path == path and config.epochs == 3
-        assert config.model_copy(update={"data": None, "epochs": 0}) == load_config(OWN).model_copy(
+        assert config.model_copy(update={"data": None, "epochs": 0}) == load_config(OWN_DATA).model_copy(
             update={"data": None, "epochs": 0}
         )
     assert is_data("hf://datasets/ada/squares") and is_data(Path("hf://datasets/ada/squares"))
     (tmp_path / "recipe.yaml").write_text("data: {path: here}\n")
-    assert not any(map(is_data, (tmp_path / "recipe.yaml", tmp_path / "none.csv", OWN, "flickr8k_show_tell")))
+    assert not any(map(is_data, (tmp_path / "recipe.yaml", tmp_path / "none.csv", OWN_DATA, "flickr8k_show_tell")))
 
 
 @pytest.mark.parametrize(

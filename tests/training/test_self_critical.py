@@ -78,7 +78,7 @@ def test_bleu_and_length_are_parts_of_the_reward() -> None:
 
     def rewards(**weights: float) -> Tensor:
         objective = SelfCritical(SelfCriticalConfig(**weights), REFERENCES, WORDS)  # type: ignore[arg-type]
-        return objective._reward(objective._parts((0, 1), samples))
+        return objective._reward(objective._reward_parts((0, 1), samples))
 
     flat, images = samples.flatten(0, 1).numpy(), [0, 0, 0, 1, 1, 1]
     plain, bleu = CiderD(REFERENCES, words=WORDS)(images, flat), SentenceBleu(REFERENCES)(images, flat)
@@ -98,7 +98,7 @@ def test_the_length_is_compared_with_the_mean_of_the_references() -> None:
     references = [[[4, EOS], [4, 5, 6, 4, EOS]], [[EOS]]]  # 2.5 words, and none
     objective = SelfCritical(SelfCriticalConfig(length=1), references, WORDS)
     samples = torch.tensor([[[4, 5, EOS, PAD], [4, 5, 6, EOS]], [[4, 5, 6, 4], [EOS, PAD, PAD, PAD]]])
-    shortfall = objective._parts((0, 1), samples)["shortfall"]
+    shortfall = objective._reward_parts((0, 1), samples)["shortfall"]
     torch.testing.assert_close(shortfall, torch.tensor([[0.2, 0], [0, 1]], dtype=torch.float64))
 
 
