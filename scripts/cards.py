@@ -250,7 +250,7 @@ def _grounding(found: dict[str, Any]) -> list[str]:
     )
     scores = found["scores"]
     rows = [
-        (name, *(_percent(scores[key]) for key in (name, f"{name}, even", f"{name}, centre", f"{name} over centre")))
+        (name, *(_percent(scores[key]) for key in (name, f"{name}, uniform", f"{name}, centre", f"{name} over centre")))
         for name in ("pointing", "mass")
     ]
     return [textwrap.fill(text, 119), markdown_table(("", "the model", "uniform", "the middle", "gain"), rows)]

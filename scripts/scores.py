@@ -35,7 +35,7 @@ RECORD, GROUNDING_TEST = ROOT / "assets" / "benchmark.json", ROOT / "docs" / "gr
 MODELS = [name for name in cards.TITLES if name in shipped()]  # in the lineage's order
 ATTENTION = "mean"  # of a Transformer's heads; see captioner ground --heads
 #: the baselines of attention as :mod:`captioner.evaluation.grounding` names them, and as the tables do
-BASELINES = {"even": "uniform attention", "centre": "the middle"}
+BASELINES = {"uniform": "uniform attention", "centre": "the middle"}
 Record = dict[str, Any]
 
 

@@ -1,4 +1,4 @@
-"""BLEU-4 of single captions as sequences of word numbers, for a reward."""
+"""BLEU-4 of single captions as sequences of word indices, for a reward."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ from captioner.evaluation.sums import bleu_score, bleu_statistics
 
 
 class SentenceBleu:
-    """Scores each candidate by itself against the references of its image.
+    """Scores each candidate separately against the references of its image.
 
     The scores are those of pycocoevalcap for single images: n-gram counts are clipped to their maximum over references,
     and the brevity penalty uses the closest reference length.
 
     Args:
-        references: one or more captions for each image, each a sequence of word numbers.
+        references: one or more captions for each image, each a sequence of word indices.
     """
 
     def __init__(self, references: Sequence[Sequence[Sequence[int]]]) -> None:
@@ -26,7 +26,7 @@ class SentenceBleu:
 
         Args:
             images: image index of each candidate.
-            candidates: (H, T) word numbers, each candidate padded with zeros.
+            candidates: (H, T) word indices, each candidate padded with zeros.
         """
         from pycocoevalcap.bleu.bleu_scorer import cook_refs
 

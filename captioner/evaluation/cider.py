@@ -1,4 +1,4 @@
-"""CIDEr-D (Vedantam 2015, https://arxiv.org/abs/1411.5726) of word numbers, fast enough for a reward.
+"""CIDEr-D (Vedantam 2015, https://arxiv.org/abs/1411.5726) of word indices, fast enough for a reward.
 
 For n from 1 to 4, a caption is a vector of its n-grams' weights ``g_k = count_k (log I - log df_k)``, where I is the
 number of images and df_k the number of images whose references contain the n-gram (at least 1). For a candidate c and
@@ -9,8 +9,8 @@ each reference s of its image
 and the score is 10 times the mean over references and n. As in pycocoevalcap, counts are not divided by the caption's
 length, and sigma is 6.
 
-An n-gram is one 64-bit number, the n-grams of all references lie in flat sorted arrays, and the candidates of a whole
-batch are scored by a few searches in these arrays.
+An n-gram is encoded as one 64-bit integer, the n-grams of all references are in flat sorted arrays, and the candidates
+of a whole batch are scored by a few searches in these arrays.
 
 Letters in shapes: H candidates, T words of the longest caption, E entries (a caption's distinct n-grams).
 """
@@ -31,7 +31,7 @@ class _Counts(NamedTuple):
     """The distinct n-grams of captions, caption by caption: four arrays (E,), and the captions' lengths."""
 
     caption: Array  # index of the caption
-    key: Array  # number of the n-gram
+    key: Array  # the n-gram as an integer
     order: Array  # n - 1
     times: Array  # occurrences in the caption
     length: Array  # (captions,)
@@ -41,9 +41,9 @@ class CiderD:
     """Scores candidates against the references of a fixed set of images.
 
     Args:
-        references: one or more captions for each image, each a sequence of word numbers from 1 on; they also give the
+        references: one or more captions for each image, each a sequence of word indices from 1 on; they also give the
             document frequencies.
-        words: upper bound of the candidates' word numbers, if it is above the largest in the references.
+        words: upper bound of the candidates' word indices, if it is above the largest in the references.
         sigma: width of the penalty on different lengths.
 
     Raises:
@@ -80,7 +80,7 @@ class CiderD:
 
         Args:
             images: image index of each of the H candidates.
-            candidates: (H, T) word numbers, each candidate padded with zeros.
+            candidates: (H, T) word indices, each candidate padded with zeros.
 
         Raises:
             EvaluationError: an image index is out of range.

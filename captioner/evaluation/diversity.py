@@ -78,7 +78,7 @@ class Diversity:
         )
 
     def collapsed(self, people: Diversity) -> str | None:
-        """Describe how these captions have collapsed, or return ``None``.
+        """Describe how these captions have collapsed; return ``None`` if they have not.
 
         Args:
             people: the statistics of human captions of the same images.

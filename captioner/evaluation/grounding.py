@@ -1,4 +1,4 @@
-"""Attention correctness: does a model look at the dog when it writes "dog"?
+"""Attention correctness: does a model attend to the dog when it writes "dog"?
 
 As in Liu et al. 2017 (Attention correctness in neural image captioning, https://arxiv.org/abs/1605.09553), the
 attention of words that name a class of objects is compared with the boxes of that class in the image:
@@ -39,13 +39,13 @@ from captioner.engines.model import ModelEngine, model_engine
 from captioner.errors import AnnotationError, EvaluationError, ImageError
 from captioner.evaluation.bootstrap import DEFAULT_RESAMPLES, Interval, intervals
 from captioner.evaluation.nouns import Nouns
-from captioner.evaluation.object_boxes import Boxes, Scene, read_boxes, sideways
+from captioner.evaluation.object_boxes import Boxes, Scene, read_boxes, turned_images
 from captioner.evaluation.sums import Sums, ratios
 from captioner.search.config import SearchConfig
 from captioner.text.vocabulary import tokenize
 
-GROUNDING_METRICS = ("pointing", "mass", "pointing, even", "mass, even", "pointing, centre", "mass, centre")
-GAINS = ("pointing over even", "mass over even", "pointing over centre", "mass over centre")
+GROUNDING_METRICS = ("pointing", "mass", "pointing, uniform", "mass, uniform", "pointing, centre", "mass, centre")
+GAINS = ("pointing over uniform", "mass over uniform", "pointing over centre", "mass over centre")
 
 
 @dataclass(frozen=True)
@@ -97,7 +97,7 @@ def ground(
     seed: int = 0,
     progress: Callable[[int, int], None] | None = None,
 ) -> Grounding:
-    """Measure whether a model looks at the objects that it names.
+    """Measure whether a model attends to the objects that it names.
 
     Args:
         captioner: the model, which must attend to regions or cells of the image. The encoder runs at full precision.
@@ -132,7 +132,7 @@ def ground(
             f"{data.name}: none of its {len(data.images):,} images has boxes in {instances}; "
             "their image ids must be the same"
         )
-    turned = sideways(annotated, boxes)
+    turned = turned_images(annotated, boxes)
     annotated = [image for image in annotated if image.image_id not in turned]
     if not annotated:
         raise AnnotationError(f"{instances}: no image is turned as its boxes are; first: {next(iter(turned.values()))}")
@@ -180,7 +180,7 @@ def _measure(
     generated: _Tally,
     references: _Tally,
 ) -> None:
-    """Caption a batch of images, read their references, and tally both."""
+    """Add the attention of generated captions, and of references by teacher forcing, for a batch of images."""
     model = engine.model
     memory = model(pixels.to(engine.device))
     corners = memory.image_boxes()
@@ -199,7 +199,7 @@ def _measure(
         generated.add(scene, [(caption.tokens, caption.attention.astype(np.float64)[:, real[row]])])
 
     tokenized = [[words for caption in image.captions if (words := tokenize(caption))] for image in images]
-    numbers = [[list(map(model.vocabulary.number, words)) for words in captions] for captions in tokenized]
+    numbers = [[list(map(model.vocabulary.index, words)) for words in captions] for captions in tokenized]
     read = recompute_attention(model, memory, numbers, kind)
     for row, (scene, captions) in enumerate(zip(scenes, tokenized, strict=True)):
         weights = [one.double().numpy()[:, real[row]] for one in read[row]]
@@ -241,7 +241,7 @@ class _Tally:
             self.rows.append(row)
 
     def words(self, resamples: int, seed: int) -> Words:
-        """Return the scores of the words counted so far."""
+        """Return the scores of the words added so far."""
         counted = int(sum(row[-1] for row in self.rows))
         scores = {}
         if self.rows:

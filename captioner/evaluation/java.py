@@ -13,7 +13,7 @@ from pathlib import Path
 
 from captioner import files
 from captioner.errors import EvaluationError, count
-from captioner.text.vocabulary import spaced
+from captioner.text.vocabulary import space_characters
 
 Tokens = dict[str, list[str]]  # per image, captions of lower-case words joined by single spaces
 Result = dict[str, tuple[float, list[float]]]  # per metric, the score of the whole set and of every image
@@ -25,19 +25,19 @@ _LINE_BREAKS = re.compile("[\n\r\v\f\x85\u2028\u2029]")
 def ptb_tokenize(*groups: Mapping[str, Sequence[str]]) -> list[Tokens]:
     """Tokenise groups of captions in one Java process, with the words of pycocoevalcap's ``PTBTokenizer``.
 
-    That class writes a temporary file into its package, which may be read-only; here the captions are piped. Letters of
-    scripts without spaces are words of their own; see :func:`captioner.text.vocabulary.spaced`.
+    That class writes a temporary file into its package, which may be read-only; here the captions are piped. Each
+    character of a script without spaces is a word; see :func:`captioner.text.vocabulary.space_characters`.
     """
     from pycocoevalcap.tokenizer import ptbtokenizer
 
     lines = [
-        _LINE_BREAKS.sub(" ", spaced(caption))
+        _LINE_BREAKS.sub(" ", space_characters(caption))
         for group in groups
         for captions in group.values()
         for caption in captions
     ]
     jar, folder = ptbtokenizer.STANFORD_CORENLP_3_4_1_JAR, Path(ptbtokenizer.__file__).parent
-    # The simple compiler and collector: 180,000 captions take 1.0 instead of 2.0 s, and ten 0.2 instead of 0.27 s.
+    # With the simple compiler and collector, 180,000 captions take 1.0 instead of 2.0 s, and ten 0.2 instead of 0.27.
     arguments = ["-XX:TieredStopAtLevel=1", "-XX:+UseSerialGC", "-cp", jar]
     arguments += ["edu.stanford.nlp.process.PTBTokenizer", "-preserveLines", "-lowerCase"]
     output = _run_java("the PTB tokeniser", arguments, folder, text="".join(f"{line}\n" for line in lines))
@@ -88,7 +88,7 @@ def running_meteor() -> Iterator[Meteor]:
     pycocoevalcap's class hangs on its own lock if Java dies, and does not find the paraphrases in a path with a space.
 
     Raises:
-        EvaluationError: it does not start, ends early, or gives an invalid answer.
+        EvaluationError: it does not start, ends early, or gives invalid output.
     """
     from pycocoevalcap.meteor import meteor
 

@@ -73,9 +73,9 @@ SYNONYMS: dict[str, str] = {
     "hair drier": "hairdryer hairdrier|hair dryer|blow dryer",
     "toothbrush": "toothbrushes",
 }
-_NOT_BY_NAME = frozenset(["orange"])
-# Phrases that contain the name of a class but mean something else.
-_OTHER_THINGS = (
+_AMBIGUOUS_NAMES = frozenset(["orange"])
+# Phrases that contain the name of a class but have another meaning.
+_OTHER_MEANINGS = (
     "train station|train track|train tracks|train car|bus stop|bus station|car park|jet ski|table tennis|dog house"
 )
 
@@ -100,10 +100,10 @@ class Nouns:
         for name in names:
             plain = " ".join(re.split(r"[\s_]+", name.lower().strip()))
             words, *phrases = SYNONYMS.get(plain, "").split("|")
-            for phrase in (*words.split(), *phrases, *([] if plain in _NOT_BY_NAME else [plain])):
+            for phrase in (*words.split(), *phrases, *([] if plain in _AMBIGUOUS_NAMES else [plain])):
                 for form in (phrase, _plural(phrase)):
                     self.phrases.setdefault(tuple(form.split()), name)
-        self.phrases |= {tuple(phrase.split()): None for phrase in _OTHER_THINGS.split("|")}
+        self.phrases |= {tuple(phrase.split()): None for phrase in _OTHER_MEANINGS.split("|")}
         self.longest = max(map(len, self.phrases), default=0)
 
     def __call__(self, words: Sequence[str]) -> list[Mention]:

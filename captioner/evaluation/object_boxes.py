@@ -24,7 +24,7 @@ from captioner.files import read_json
 MAX_BOXES_BYTES = 4 << 30
 """Maximum size of a file of boxes; that of COCO's training split has 0.45 GB."""
 
-_CURE = "give COCO's boxes, such as instances_val2014.json"
+_ADVICE = "give COCO's boxes, such as instances_val2014.json"
 
 # Standard deviation of the Gaussian baseline, relative to the width and height of the visible part.
 SIGMA = 0.25
@@ -54,7 +54,7 @@ def read_boxes(path: str | Path) -> dict[str, Boxes]:
     Raises:
         AnnotationError: the file cannot be read as COCO's instances.
     """
-    data = read_json(path, dict, error=AnnotationError, cure=_CURE, most=MAX_BOXES_BYTES, encoding="utf-8-sig")
+    data = read_json(path, dict, error=AnnotationError, advice=_ADVICE, max_bytes=MAX_BOXES_BYTES, encoding="utf-8-sig")
     try:
         names = {category["id"]: str(category["name"]) for category in data["categories"]}
         if len(names) < len(data["categories"]):
@@ -87,31 +87,31 @@ def read_boxes(path: str | Path) -> dict[str, Boxes]:
             raise ValueError(f"none of its boxes is of one of its images; they are of images such as {min(boxed)}")
     except (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError) as error:
         why = f"{error} is missing" if isinstance(error, KeyError) else first_line(error)
-        raise AnnotationError(f"{path}: not readable as COCO's instances ({why}); {_CURE}") from None
+        raise AnnotationError(f"{path}: not readable as COCO's instances ({why}); {_ADVICE}") from None
     return by_image
 
 
-def sideways(images: Iterable[CaptionedImage], boxes: Mapping[str, Boxes]) -> dict[str, ImageError]:
-    """Return an error for each image that is upright where its boxes lie, or the reverse, by its id.
+def turned_images(images: Iterable[CaptionedImage], boxes: Mapping[str, Boxes]) -> dict[str, ImageError]:
+    """Return an error for each image that is wide where the file of boxes has it high, or the reverse, by image id.
 
-    A camera may store a photo turned, and some programs ignore that when they write boxes.
+    A camera may store a photo rotated, and some programs ignore that when they write boxes.
     """
     found: dict[str, ImageError] = {}
     for image in images:
         width, height = boxes[image.image_id].size
         with suppress(ImageError):  # loading the image reports it
-            there = upright_size(image.path)
-            if (there[0] - there[1]) * (width - height) < 0:
+            upright = upright_size(image.path)
+            if (upright[0] - upright[1]) * (width - height) < 0:
                 found[image.image_id] = ImageError(
                     image.path,
-                    f"is {there[0]} x {there[1]} if upright, and {width} x {height} in the file of boxes; write the "
-                    "boxes of the upright image",
+                    f"is {upright[0]} x {upright[1]} if upright, and {width} x {height} in the file of boxes; write "
+                    "the boxes of the upright image",
                 )
     return found
 
 
 def _id(value: Any) -> str:
-    """Return an image id as text, a whole number without its point."""
+    """Return an image id as text; a whole number has no decimal point."""
     return str(int(value) if isinstance(value, float) and value.is_integer() else value)
 
 

@@ -50,7 +50,9 @@ def read_results(path: str | Path) -> dict[str, str]:
             cannot be encoded.
     """
     expected = 'give COCO results: [{"image_id": 1, "caption": "a dog"}, ...]'
-    results = read_json(path, list, error=EvaluationError, cure=expected, most=MAX_RESULTS_BYTES, encoding="utf-8-sig")
+    results = read_json(
+        path, list, error=EvaluationError, advice=expected, max_bytes=MAX_RESULTS_BYTES, encoding="utf-8-sig"
+    )
     captions: dict[str, str] = {}
     for number, result in enumerate(results, start=1):
         if not isinstance(result, dict) or not {"image_id", "caption"} <= result.keys():
@@ -110,7 +112,7 @@ def match_images(captions: Mapping[str, str], data: CaptionData, source: str) ->
         raise EvaluationError(f"{data.name}: its images have no reference captions; give data that has some")
     uses = Counter(map(_plain, ids))
 
-    def key(image: str) -> str:  # ids that differ only in their spelling are taken as they are
+    def key(image: str) -> str:  # ids of the data that differ only in their spelling must match exactly
         return image if uses[_plain(image)] > 1 else _plain(image)
 
     by_key: dict[str, str] = {}

@@ -27,7 +27,7 @@ def test_attention_is_compared_with_boxes(run: Run, model: Path, dataset: Path, 
     record = json.loads(run(*arguments, "--json", "--output-scores", scores).out)
     references = record["grounding"]["references"]
     assert record["images"] == 2 and references["words"] == 4 and list(references["classes"]) == ["dog"]
-    assert references["scores"]["mass, even"]["value"] == pytest.approx(40 * 40 / (80 * 60))
+    assert references["scores"]["mass, uniform"]["value"] == pytest.approx(40 * 40 / (80 * 60))
     assert json.loads(scores.read_text()) == record
     result = run(*arguments)
     assert result.code == 0 and any("pointing over centre" in line for line in result.lines)

@@ -138,7 +138,7 @@ def naive(
             state = model.decoder.start(memory)
             last = "<bos>"
             for word in words:
-                step = model.decoder.step(torch.tensor([[model.vocabulary.number(last)]]), state)
+                step = model.decoder.step(torch.tensor([[model.vocabulary.index(last)]]), state)
                 state, last = step.state, word
                 if word not in wanted or step.attention is None:
                     continue
@@ -174,9 +174,9 @@ def test_references_are_measured_as_if_read_word_by_word(data: dict[str, Path]) 
     assert (words.words, words.photos, words.absent) == (4, 2, 1)
     assert words.scores["pointing"].value == pytest.approx(np.mean([hit for hit, _ in expected]))
     assert words.scores["mass"].value == pytest.approx(np.mean([mass for _, mass in expected]), abs=1e-6)
-    assert words.scores["mass, even"].value == pytest.approx(np.mean([0.5, 0.5, 0.25, 0.25]))
-    assert words.scores["mass over even"].value == pytest.approx(
-        words.scores["mass"].value - words.scores["mass, even"].value
+    assert words.scores["mass, uniform"].value == pytest.approx(np.mean([0.5, 0.5, 0.25, 0.25]))
+    assert words.scores["mass over uniform"].value == pytest.approx(
+        words.scores["mass"].value - words.scores["mass, uniform"].value
     )
     assert words.classes["dog"][0] == 3 and words.classes["person"][0] == 1
 
@@ -208,7 +208,7 @@ def test_generated_words_are_scored_by_their_attention(data: dict[str, Path], mo
     values = {name: interval.value for name, interval in found.scores.items()}
     assert values["pointing"] == values["mass"] == 0.5
     # The box of the second dog covers the right region; padding is not a place.
-    assert values["pointing, even"] == values["mass, even"] == 0.5
+    assert values["pointing, uniform"] == values["mass, uniform"] == 0.5
     assert (found.scores["mass"].low, found.scores["mass"].high) == (0.0, 1.0)
 
 
@@ -353,6 +353,6 @@ def test_gains_are_the_models_scores_less_those_of_the_baselines(data: dict[str,
     values = {name: interval.value for name, interval in found.scores.items()}
     assert len(values) == 10 and len({round(value, 6) for value in values.values()}) > 5
     for score in ("pointing", "mass"):
-        for baseline in ("even", "centre"):
+        for baseline in ("uniform", "centre"):
             difference = values[score] - values[f"{score}, {baseline}"]
             assert values[f"{score} over {baseline}"] == pytest.approx(difference, abs=1e-12)

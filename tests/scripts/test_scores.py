@@ -75,7 +75,7 @@ def test_configs_and_cards_have_the_scores_of_the_record(name: str, record: dict
     if grounding:
         table = rows(card.partition("### Attention")[2].partition("##")[0])
         for metric in ("pointing", "mass"):
-            names = (metric, f"{metric}, even", f"{metric}, centre", f"{metric} over centre")
+            names = (metric, f"{metric}, uniform", f"{metric}, centre", f"{metric} over centre")
             assert table[metric] == [percent(grounding["scores"][each]) for each in names]
 
 
@@ -109,7 +109,7 @@ def test_the_documentations_tables_are_those_of_the_record(record: dict[str, Any
             assert [re.sub("[*†]", "", cell) for cell in cells] == expected
     for name, cells in rows(scores.table("grounding")).items():
         found = record["grounding"]["models"][name]
-        names = [f"{metric}{over}" for metric in ("pointing", "mass") for over in ("", " over even", " over centre")]
+        names = [f"{metric}{over}" for metric in ("pointing", "mass") for over in ("", " over uniform", " over centre")]
         assert cells[0] == str(found["words"])
         assert [cell.lstrip("+") for cell in cells[1:]] == [percent(found["scores"][each]) for each in names]
     with pytest.raises(KeyError):
