@@ -1,6 +1,6 @@
 """The errors that users see, all of them subclasses of :class:`CaptionerError`.
 
-A message names the object, the fault and the cure. The command line prints it without a traceback and exits with a
+A message names the object, the fault and what to do. The command line prints it without a traceback and exits with a
 non-zero status.
 """
 
@@ -29,7 +29,7 @@ class ImageError(CaptionerError):
 
     Attributes:
         source: the file, or a description of the object.
-        reason: the fault and the cure, without the file's name.
+        reason: the fault and what to do, without the file's name.
     """
 
     def __init__(self, source: str | Path, reason: str) -> None:

@@ -22,7 +22,7 @@ from captioner.errors import ConfigError
 from captioner.registry import suggestion
 
 M = TypeVar("M", bound=BaseModel)
-_MOST_TEXT, _MOST_VALUES, _DEEPEST = 1 << 17, 10_000, 50  # bytes, values and levels of a recipe
+_MAX_TEXT, _MAX_VALUES, _MAX_DEPTH = 1 << 17, 10_000, 50  # bytes, values and levels of a recipe
 _UNDECODED = re.compile("[\ud800-\udfff]")  # a byte that is not UTF-8
 MOST = 1_000_000  # of anything that is held at once: more is a mistake, and would fill the memory
 DEFAULT_OBJECTIVE = "cross_entropy"  # the only part whose name may be left out
@@ -73,7 +73,7 @@ def read_yaml(path: str | Path) -> dict[str, Any]:
     Raises:
         ConfigError: the file is missing, not YAML, or not a mapping.
     """
-    value = _parse(files.read_text(path, error=ConfigError, cure="give a YAML file", most=_MOST_TEXT), str(path))
+    value = _parse(files.read_text(path, error=ConfigError, advice="give a YAML file", max_bytes=_MAX_TEXT), str(path))
     if not isinstance(value, dict):
         found = "empty" if value is None else f"a {type(value).__name__}"
         raise ConfigError(f"{path}: must be a mapping of settings, and is {found}")
@@ -103,7 +103,7 @@ def override(settings: dict[str, Any], changes: Iterable[str]) -> dict[str, Any]
             with suppress(ValueError):
                 value = float(value)
         *path, last = key.split(".")
-        if len(path) > _DEEPEST:
+        if len(path) > _MAX_DEPTH:
             raise ConfigError(f"--set {_short(change)}: there are no settings that deep")
         group = result
         for part in path:
@@ -164,7 +164,7 @@ def _measure(node: Any, sizes: dict[Any, int], where: str, depth: int = 0) -> in
 
     if node in sizes and not sizes[node]:
         raise ConfigError(f"{where}: an alias in its YAML contains itself")
-    if depth > _DEEPEST:
+    if depth > _MAX_DEPTH:
         raise ConfigError(f"{where}: its YAML is nested too deeply")
     if node not in sizes:
         sizes[node] = 0
@@ -176,8 +176,8 @@ def _measure(node: Any, sizes: dict[Any, int], where: str, depth: int = 0) -> in
                     raise ConfigError(f"{where}: has {key!r} twice; remove one of them")
             parts = [part for pair in parts for part in pair]
         sizes[node] = 1 + sum(_measure(part, sizes, where, depth + 1) for part in parts)
-    if sizes[node] > _MOST_VALUES:
-        raise ConfigError(f"{where}: its YAML has more than {_MOST_VALUES:,} values, with aliases expanded")
+    if sizes[node] > _MAX_VALUES:
+        raise ConfigError(f"{where}: its YAML has more than {_MAX_VALUES:,} values, with aliases expanded")
     return sizes[node]
 
 

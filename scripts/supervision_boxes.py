@@ -32,7 +32,7 @@ Objects: TypeAlias = Mapping[str, Any]  # relative xyxy boxes of each class
 
 def annotated(path: Path) -> Iterator[tuple[str, Objects, set[str]]]:
     """Yield the id of each image in a file, its boxes, and the classes that are boxed or absent."""
-    data: dict[str, Any] = files.read_json(path, dict, error=AnnotationError, cure="give COCO's instances")
+    data: dict[str, Any] = files.read_json(path, dict, error=AnnotationError, advice="give COCO's instances")
     coco = {str(image["id"]): str(image.get("coco_id", image["id"])) for image in data["images"]}
     for image_id, known in read_boxes(path).items():
         yield coco[image_id], known.boxes, {*known.absent, *known.boxes}

@@ -67,7 +67,7 @@ class BenchmarkCache:
     def _read(self, kind: str, key: Key) -> Any:
         # The content of a damaged file is computed again.
         with suppress(EvaluationError):
-            record = files.read_json(self._path(kind, key), dict, error=EvaluationError, most=None)
+            record = files.read_json(self._path(kind, key), dict, error=EvaluationError, max_bytes=None)
             content = record.get("content")
             if record == json.loads(json.dumps(_record(key, content))):
                 return content

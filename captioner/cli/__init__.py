@@ -101,8 +101,8 @@ def _report(error: Exception) -> None:
         isinstance(error, RuntimeError) and re.search(r"allocate memory|out of memory", str(error), re.IGNORECASE)
     ):
         reason = first_line(error) or "it could not be allocated"
-        cure = "a smaller model or batch, or fewer workers, need less"
-        console.error(f"there is not enough memory for this: {reason}; {cure}", error)
+        advice = "a smaller model or batch, or fewer workers, need less"
+        console.error(f"there is not enough memory for this: {reason}; {advice}", error)
     else:  # a bug of the program or of a library
         console.unexpected(error)
 

@@ -108,9 +108,9 @@ def run(
     if overwrite and output is None and library is None:
         raise typer.BadParameter("give --output, --sidecar or --embed too", param_hint="--overwrite")
     folder = None
-    cure = "give another --output" + (", or --overwrite" if library is None else "")  # people's captions are kept
+    advice = "give another --output" + (", or --overwrite" if library is None else "")  # people's captions are kept
     if library is not None and output is None and len(given.paths) == 1 and os.path.isdir(given.paths[0]):
-        folder, cure = Path(given.paths[0]), "delete it, and all photos are captioned again"
+        folder, advice = Path(given.paths[0]), "delete it, and all photos are captioned again"
         output = folder / RECORD
 
     outputs.check_outputs(given.paths, output=output)
@@ -131,7 +131,7 @@ def run(
                     more=more,
                     language=translation.language,
                     folder=folder,
-                    cure=cure,
+                    advice=advice,
                     overwrite=overwrite,
                 )
             )

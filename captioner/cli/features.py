@@ -139,7 +139,7 @@ def run(
         else "all were encoded already"
     )
     typer.echo(
-        f"{plan.output}: {len(store):,} images{', also mirrored' if store.flips else ''}, {store.places} regions or "
+        f"{plan.output}: {len(store):,} images{', also mirrored' if store.flips else ''}, {store.n_vectors} regions or "
         f"cells of {store.features} features, {bytes_in(plan.output) / 1e6:,.1f} MB; {speed}"
     )
     failures.exit()

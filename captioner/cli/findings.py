@@ -50,7 +50,7 @@ class Finding:
         name: the part that was checked.
         state: ``ok``; ``warning``, some commands will fail or be slow; ``problem``, captioning will fail.
         found: the version or state of the part.
-        advice: the cure; may be empty.
+        advice: what to do; may be empty.
     """
 
     name: str

@@ -38,5 +38,5 @@ def run(
     from captioner import files, store
     from captioner.errors import CheckpointError
 
-    text = "" if card is None else files.read_text(card, error=CheckpointError, cure="give Markdown in UTF-8")
+    text = "" if card is None else files.read_text(card, error=CheckpointError, advice="give Markdown in UTF-8")
     typer.echo(store.push(store.locate(model, kind=None), name, private=private, card=text))

@@ -108,7 +108,7 @@ def run(
     try:
         import uvicorn
 
-        from captioner.web.app import MOST_BEST, create_app
+        from captioner.web.app import MAX_N_BEST, create_app
         from captioner.web.connections import NoHandles, protocol, room
     except ModuleNotFoundError as error:
         if (error.name or "").startswith(("captioner", "torch")):
@@ -134,7 +134,7 @@ def run(
     def load(name: str) -> Captioner:
         loaded = Captioner.from_pretrained(name, device=device, engine=engine, **settings)
         # An n-best list is limited to the model's beam width, as a wider beam may change the best caption.
-        most = max(loaded.search.n_best, min(MOST_BEST, loaded.search.width))
+        most = max(loaded.search.n_best, min(MAX_N_BEST, loaded.search.width))
         loaded.search = loaded.search.changed(n_best=most)
         return loaded
 
@@ -226,6 +226,6 @@ def _listen(host: str, port: int) -> socket.socket:
         taken.listen(1)  # fails if another program listens there
     except OSError as error:
         taken.close()
-        cure = "give another --port" if error.errno == errno.EADDRINUSE else "give another --port or --host"
-        raise CaptionerError(f"{host}:{port}: cannot listen there ({error.strerror}); {cure}") from None
+        advice = "give another --port" if error.errno == errno.EADDRINUSE else "give another --port or --host"
+        raise CaptionerError(f"{host}:{port}: cannot listen there ({error.strerror}); {advice}") from None
     return taken

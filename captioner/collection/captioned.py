@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from captioner.caption import Caption
 from captioner.captioner import Captioner
 from captioner.collection.items import Item
-from captioner.collection.limits import MOST_BYTES
+from captioner.collection.limits import MAX_IMAGE_BYTES
 from captioner.data.images import ImageSource
 from captioner.errors import ImageError
 
@@ -28,7 +28,7 @@ def captioned(
 ) -> Iterator[tuple[Item, Caption | ImageError]]:
     """Yield each item with its caption, or with the reason why it has none, which names the item.
 
-    Items that are read into memory wait for their captions only up to :data:`MOST_BYTES`.
+    Items that are read into memory wait for their captions only up to :data:`MAX_IMAGE_BYTES`.
 
     Args:
         captioner: the model.
@@ -43,7 +43,7 @@ def captioned(
     def sources() -> Iterator[ImageSource]:
         """Yield the remaining images, until too many bytes wait for their captions."""
         while (item := held.pop() if held else next(left, None)) is not None:
-            if waiting and sum(each.size for each in waiting) + item.size > MOST_BYTES:
+            if waiting and sum(each.size for each in waiting) + item.size > MAX_IMAGE_BYTES:
                 held.append(item)
                 return
             waiting.append(item)

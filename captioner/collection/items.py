@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import datetime, timezone
 
-from captioner.collection.limits import MOST_BYTES, BadPart, too_large
+from captioner.collection.limits import MAX_IMAGE_BYTES, BadPart, too_large
 from captioner.collection.part import Part, archive_kind
 from captioner.collection.storage import opened, size_of
 from captioner.collection.tables import NoImages, column_of, images_in_group, open_table
@@ -130,12 +130,12 @@ def _remote(name: str) -> Item:
         from captioner.data.addresses import fetch_image  # imports what takes time
 
         try:
-            return Item(name, fetch_image(name, most=MOST_BYTES))
+            return Item(name, fetch_image(name, max_bytes=MAX_IMAGE_BYTES))
         except ImageError as error:
             return Item(name, None, error.reason)
     try:
         with opened(name) as file:
-            data: bytes = b"" if too_large(getattr(file, "size", 0) or 0) else file.read(MOST_BYTES + 1)
+            data: bytes = b"" if too_large(getattr(file, "size", 0) or 0) else file.read(MAX_IMAGE_BYTES + 1)
             refused = too_large(max(getattr(file, "size", 0) or 0, len(data)))
             return Item(name, None, refused) if refused else Item(name, data)
     except BadPart as error:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from captioner.data.names import MOST_BYTES as MOST_BYTES
+from captioner.data.names import MAX_IMAGE_BYTES as MAX_IMAGE_BYTES
 
-MOST_HEADER = 1 << 20
+MAX_HEADER = 1 << 20
 """Largest headers of one member of a tar file, in bytes."""
 
-_ALLOWED = 16 * MOST_BYTES  # half a minute of unpacking; members after a huge one are still read
+_ALLOWED = 16 * MAX_IMAGE_BYTES  # half a minute of unpacking; members after a huge one are still read
 _TIMES = 100  # JSON shrinks to a tenth or a twentieth, images hardly
 
 
@@ -17,9 +17,9 @@ class BadPart(Exception):
 
 def too_large(size: int) -> str:
     """Return the reason why an image of that many bytes is not read; "" if it is read."""
-    if size <= MOST_BYTES:
+    if size <= MAX_IMAGE_BYTES:
         return ""
-    return f"has {size:,} bytes, more than the {MOST_BYTES:,} that are read; save it as a smaller file"
+    return f"has {size:,} bytes, more than the {MAX_IMAGE_BYTES:,} that are read; save it as a smaller file"
 
 
 def check_unpacked(unpacked: int, packed: int, allowed: int | None = None) -> None:

@@ -32,7 +32,7 @@ from captioner.errors import BulkError, FileError, first_line
 
 PLAN = "plan.json"
 _LIST = re.compile(r"images-\d+\.jsonl")
-_MOST_PLAN = 4 << 30  # bytes of a plan, at 100 per part
+_MAX_PLAN = 4 << 30  # bytes of a plan, at 100 per part
 _ARCHIVES = (*TAR, *ZIP, *PARQUET)
 _DAMAGED = "give another --output, or delete this folder"
 
@@ -164,7 +164,7 @@ class _PlanFile:
                     "--output"
                 )
             return cls(settings, [], [])
-        found = files.read_json(path, dict, error=BulkError, cure=_DAMAGED, most=_MOST_PLAN)
+        found = files.read_json(path, dict, error=BulkError, advice=_DAMAGED, max_bytes=_MAX_PLAN)
         try:
             parts = [Part.read(part) for part in found["parts"]]
             described = [str(name) for name in found["described"]]

@@ -92,11 +92,11 @@ class Record:
         *,
         language: str,
         folder: Path | None,
-        cure: str,
+        advice: str,
         overwrite: bool,
     ) -> None:
         self._path, self._model, self._overwrite, self.counts = path, model, overwrite, Counts()
-        self._language, self._folder, self._cure = language, folder, cure
+        self._language, self._folder, self._cure = language, folder, advice
         self._columns = names if files.format_of(path) == "csv" else None
         self._append: Callable[[rows.Row], None] | None = None
         self._states: dict[str, State] = {}
@@ -313,7 +313,7 @@ def open_record(
     more: Sequence[str] = (),
     language: str | None = None,
     folder: Path | None = None,
-    cure: str = "give another --output, or --overwrite",
+    advice: str = "give another --output, or --overwrite",
     overwrite: bool = False,
 ) -> Iterator[Record]:
     """Open the output file of a collection, which is created if missing, and continued if an earlier run wrote it.
@@ -325,7 +325,7 @@ def open_record(
         language: into which captions are translated; images without it are captioned again.
         folder: the folder whose record this is: the names of images are relative to it, and images captioned by
             another model are captioned again.
-        cure: advice for a file that cannot be continued.
+        advice: advice for a file that cannot be continued.
         overwrite: caption everything again, and replace a file of another kind.
 
     Raises:
@@ -341,7 +341,7 @@ def open_record(
                 rows.columns(more),
                 language=(language or "").lower(),
                 folder=folder,
-                cure=cure,
+                advice=advice,
                 overwrite=overwrite,
             )
         except OSError as error:

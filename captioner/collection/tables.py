@@ -97,7 +97,7 @@ def images_in_group(table: Any, group: int, column: Column, size: int) -> Iterat
             if chunk.path_in_schema == name:
                 packed = min(packed + chunk.total_compressed_size, size)
                 unpacked += chunk.total_uncompressed_size
-        check_unpacked(unpacked, packed, limits.MOST_BYTES)  # pages of up to 2 GB are unpacked at once
+        check_unpacked(unpacked, packed, limits.MAX_IMAGE_BYTES)  # pages of up to 2 GB are unpacked at once
         if reason := too_large(unpacked // max(1, rows.num_rows)):
             raise BadPart(f"an image in it {reason}")
         if rows.num_rows > _FREE_ROWS + packed:

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from typing import Any
 
-from captioner.collection.limits import MOST_HEADER, BadPart, check_unpacked, too_large
+from captioner.collection.limits import MAX_HEADER, BadPart, check_unpacked, too_large
 from captioner.collection.part import is_tar
 from captioner.data.find import IMAGE_EXTENSIONS, is_hidden
 from captioner.data.packed import CheckedMember
@@ -162,8 +162,8 @@ class _ForwardFile:
     def read(self, size: int) -> bytes:
         """Read part of a header; returns fewer bytes at the end of the file."""
         self.in_headers += size
-        if not 0 <= size <= self.in_headers <= MOST_HEADER:
-            raise BadPart(f"a member's headers claim more than {MOST_HEADER:,} bytes")
+        if not 0 <= size <= self.in_headers <= MAX_HEADER:
+            raise BadPart(f"a member's headers claim more than {MAX_HEADER:,} bytes")
         return self._read(size)
 
     def take(self, size: int) -> bytes:

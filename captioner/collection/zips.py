@@ -12,7 +12,7 @@ from captioner.collection.limits import BadPart, check_unpacked, too_large
 from captioner.data.find import IMAGE_EXTENSIONS, is_hidden
 from captioner.errors import first_line
 
-_MOST_MEMBERS = 4_000_000  # of a ZIP file, whose list is read into memory
+_MAX_MEMBERS = 4_000_000  # of a ZIP file, whose list is read into memory
 
 
 def images_in_zip(opened: Callable[[], AbstractContextManager[Any]]) -> Iterator[tuple[str, bytes | str]]:
@@ -32,8 +32,8 @@ def images_in_zip(opened: Callable[[], AbstractContextManager[Any]]) -> Iterator
             members = archive.infolist()
         except Exception as error:  # a damaged file can make zipfile raise nearly anything
             raise BadPart(f"is not a ZIP file, or damaged ({first_line(error)})") from None
-        if len(members) > _MOST_MEMBERS:
-            raise BadPart(f"has {len(members):,} members, more than the {_MOST_MEMBERS:,} that are read; split it")
+        if len(members) > _MAX_MEMBERS:
+            raise BadPart(f"has {len(members):,} members, more than the {_MAX_MEMBERS:,} that are read; split it")
         unpacked = packed = 0
         for member in members:
             name = member.filename

@@ -15,7 +15,7 @@ from contextlib import suppress
 from typing import Any
 
 import captioner
-from captioner.data.names import MOST_BYTES
+from captioner.data.names import MAX_IMAGE_BYTES
 from captioner.errors import ImageError, first_line
 
 _PATIENCE = 30  # seconds that a server may take for each step
@@ -23,12 +23,14 @@ _PORTS = (80, 443)  # of public servers
 _GLOBAL = ipaddress.ip_network("2000::/3")  # the only IPv6 addresses that are assigned to the internet (RFC 4291)
 
 
-def fetch_image(address: str, *, most: int = MOST_BYTES, seconds: float = 120.0, public: bool = False) -> bytes:
+def fetch_image(
+    address: str, *, max_bytes: int = MAX_IMAGE_BYTES, seconds: float = 120.0, public: bool = False
+) -> bytes:
     """Return the file at a web address.
 
     Args:
         address: begins with http:// or https://.
-        most: maximum bytes.
+        max_bytes: maximum bytes.
         seconds: time limit for all of it, redirects included.
         public: fetch from ports 80 and 443 of public IP addresses only, without a proxy. Otherwise strangers could use
             a server to read what only its own network may see. Redirects are held to this too, and the connection goes
@@ -51,13 +53,15 @@ def fetch_image(address: str, *, most: int = MOST_BYTES, seconds: float = 120.0,
             if kind.partition("/")[0] not in ("image", "application", "binary"):
                 raise ImageError(address, f"is {kind}, not an image; give the address of the image itself")
             parts, size = [], 0
-            while size <= most and (part := response.read1(1 << 16)):
+            while size <= max_bytes and (part := response.read1(1 << 16)):
                 parts.append(part)
                 size += len(part)
                 if time.monotonic() > end:
                     raise slow
-            if size > most:
-                raise ImageError(address, f"has more than the {most:,} bytes that are read; save it as a smaller file")
+            if size > max_bytes:
+                raise ImageError(
+                    address, f"has more than the {max_bytes:,} bytes that are read; save it as a smaller file"
+                )
             if time.monotonic() > end:  # shut by the watch, which looks like the end of the file
                 raise slow
             return b"".join(parts)

@@ -17,7 +17,7 @@ from PIL import Image
 
 log = logging.getLogger(__name__)
 
-LONGEST_PROFILE = 16 << 20
+MAX_PROFILE_BYTES = 16 << 20
 """Largest size of a profile that is applied, in bytes; those of printers have about 3 MB."""
 
 _EXPECTED = {"RGB ": "RGB", "GRAY": "L", "CMYK": "CMYK"}  # a profile's colour space -> the image's mode
@@ -44,8 +44,8 @@ def to_srgb(image: Image.Image, profile: bytes | None, name: str) -> Image.Image
     if not profile or mode not in _NAMES:
         return image
     try:
-        if len(profile) > LONGEST_PROFILE:
-            raise ValueError(f"it has more than {LONGEST_PROFILE:,} bytes")
+        if len(profile) > MAX_PROFILE_BYTES:
+            raise ValueError(f"it has more than {MAX_PROFILE_BYTES:,} bytes")
         with _lock:  # a transform is made once
             transform = _transform(profile, mode)
         if transform is None:

@@ -19,20 +19,20 @@ from PIL import ImageFile
 from captioner.data.pixel_limit import check_declared, check_size
 from captioner.errors import ImageError
 
-_MOST_SCANS = 100  # of a JPEG: libjpeg and mozjpeg write 10 to 15; libtiff has the same limit
+_MAX_SCANS = 100  # of a JPEG: libjpeg and mozjpeg write 10 to 15; libtiff has the same limit
 _SCANS_AT_LIMIT = 20  # of an image as large as the limit on pixels allows, or of one in a TIFF
 _TOO_MANY_SCANS = (
     "it has more than {} scans, each of which takes as long to decode as a whole image; save it again as JPEG"
 )
-_MOST_SEGMENTS = 10_000  # before the first scan of a JPEG: ICC profiles and XMP take up to a few hundred
-_MOST_EXIF_SEGMENTS = 100  # Pillow joins them in quadratic time
-_MOST_RAW_PARTS = 150_000  # uncompressed strips or tiles of a TIFF, which Pillow copies one by one in Python
-_MOST_PARTS = 1_000_000  # compressed ones; an image at the limit has 700,000 tiles of 16 x 16
+_MAX_SEGMENTS = 10_000  # before the first scan of a JPEG: ICC profiles and XMP take up to a few hundred
+_MAX_EXIF_SEGMENTS = 100  # Pillow joins them in quadratic time
+_MAX_RAW_PARTS = 150_000  # uncompressed strips or tiles of a TIFF, which Pillow copies one by one in Python
+_MAX_PARTS = 1_000_000  # compressed ones; an image at the limit has 700,000 tiles of 16 x 16
 _TIFF_BYTES = {1: 1, 2: 1, 3: 2, 4: 4, 5: 8, 6: 1, 7: 1, 8: 2, 9: 4, 10: 8, 11: 4, 12: 8, 13: 4, 16: 8, 17: 8, 18: 8}
-_MOST_ICONS = 1000
-_MOST_J2K_TILES = 16_384  # OpenJPEG takes about 10 kB for each, filled or not
-_MOST_J2K_BLOCKS = 2_000_000  # about 200 bytes for each; an image at the limit has 700,000 blocks of 32 x 32
-_MOST_J2K_PACKETS = 4_000_000  # about 1 microsecond for each; 20 layers at the limit have 220,000
+_MAX_ICONS = 1000
+_MAX_J2K_TILES = 16_384  # OpenJPEG takes about 10 kB for each, filled or not
+_MAX_J2K_BLOCKS = 2_000_000  # about 200 bytes for each; an image at the limit has 700,000 blocks of 32 x 32
+_MAX_J2K_PACKETS = 4_000_000  # about 1 microsecond for each; 20 layers at the limit have 220,000
 
 _MARKER = re.compile(rb"\xff([^\x00\xff])")
 _SOF = {0xC0, 0xC1, 0xC2, 0xC3, 0xC9, 0xCA, 0xCB}
@@ -51,7 +51,7 @@ def check_jpeg(stream: IO[bytes], name: str, limit: int) -> None:
     if not header.start or not (header.progressive or header.in_scan < header.components):
         return
     data += stream.read()
-    most = min(_MOST_SCANS, max(_SCANS_AT_LIMIT * limit // max(header.pixels, 1), _SCANS_AT_LIMIT))
+    most = min(_MAX_SCANS, max(_SCANS_AT_LIMIT * limit // max(header.pixels, 1), _SCANS_AT_LIMIT))
     if data.count(b"\xff\xda", header.start) < most:  # may count too many, never too few
         return
     later_scans = (marker for marker, _, _ in _segments(data, header.start) if marker == 0xDA)
@@ -75,7 +75,7 @@ def _header(data: bytes, name: str) -> _Header:
     exif = 0
     for number, (marker, place, end) in enumerate(_segments(data)):
         exif += marker == 0xE1 and data.startswith(b"Exif\0\0", place)
-        if number > _MOST_SEGMENTS or exif > _MOST_EXIF_SEGMENTS:
+        if number > _MAX_SEGMENTS or exif > _MAX_EXIF_SEGMENTS:
             raise ImageError(name, "its header has far more parts than an image needs; save it again as JPEG")
         if process := _UNREADABLE.get(marker):
             raise ImageError(name, f"{process} JPEG is not supported; convert it to an ordinary PNG or JPEG")
@@ -128,7 +128,7 @@ def check_tiff(stream: IO[bytes], name: str, limit: int) -> None:
         parts = max(parts, length if tag in (273, 324) else 0)
         if length == 1 and kind in (3, 4):
             values.setdefault(tag, int(struct.unpack_from(order + ("H" if kind == 3 else "I"), value)[0]))
-    if parts > (_MOST_RAW_PARTS if values.get(259, 1) == 1 else _MOST_PARTS):
+    if parts > (_MAX_RAW_PARTS if values.get(259, 1) == 1 else _MAX_PARTS):
         raise ImageError(name, f"it consists of {parts:,} strips or tiles, too many to be read; save it again in fewer")
     if total > 2 * end:  # many tags point to the same bytes
         raise ImageError(name, "damaged TIFF (its tags claim more bytes than it has); get a fresh copy of it")
@@ -156,7 +156,7 @@ def check_icons(stream: IO[bytes], name: str, limit: int) -> None:
     Pillow decodes the largest when it opens the file.
     """
     (count,) = struct.unpack_from("<H", stream.read(6).ljust(6, b"\0"), 4)
-    if count > _MOST_ICONS:
+    if count > _MAX_ICONS:
         raise ImageError(name, f"it holds {count:,} icons, too many to be sound; give one image")
     directory = stream.read(16 * count)
     for place in range(0, len(directory) - 15, 16):
@@ -183,7 +183,7 @@ def check_jpeg2000(stream: IO[bytes], name: str, limit: int) -> None:
     right, bottom, left, top, tile_width, tile_height, x, y, components = struct.unpack_from(">8IH", data, start + 8)
     check_size((right - left, bottom - top), name, limit)
     tiles = -(-(right - x) // max(tile_width, 1)) * -(-(bottom - y) // max(tile_height, 1))
-    if tiles > _MOST_J2K_TILES or components > 16:
+    if tiles > _MAX_J2K_TILES or components > 16:
         raise ImageError(
             name, f"JPEG 2000 with {tiles:,} tiles of {components} channels is not supported; convert it to PNG or JPEG"
         )
@@ -195,7 +195,7 @@ def check_jpeg2000(stream: IO[bytes], name: str, limit: int) -> None:
         )
     for layers, flags, style in _coding_styles(data, start, components):
         blocks, packets = _count_blocks(layers, flags, style, (right - left, bottom - top), tiles)
-        if blocks * components > _MOST_J2K_BLOCKS or packets * components > _MOST_J2K_PACKETS:
+        if blocks * components > _MAX_J2K_BLOCKS or packets * components > _MAX_J2K_PACKETS:
             raise ImageError(
                 name, "JPEG 2000 in so many small blocks or layers is not supported; convert it to PNG or JPEG"
             )

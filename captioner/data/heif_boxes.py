@@ -12,10 +12,10 @@ from dataclasses import dataclass, field
 
 from captioner.errors import ImageError
 
-_MOST_UNITS = 10_000  # of AV1 in a file; an image takes about 3
-_MOST_EXTENTS = 100_000  # byte ranges of images
-_MOST_TRACKS = 16
-_LEAST = 4096  # pixels counted for an image at least, for its fixed cost
+_MAX_UNITS = 10_000  # of AV1 in a file; an image takes about 3
+_MAX_EXTENTS = 100_000  # byte ranges of images
+_MAX_TRACKS = 16
+_MIN_PIXELS = 4096  # pixels counted for an image at least, for its fixed cost
 PADDING = 63
 """Pixels that an encoder may add to each side, to fill whole blocks."""
 
@@ -63,7 +63,7 @@ def coded_pixels(data: bytes, name: str) -> tuple[int, tuple[int, int]]:
             frames, coded = units.read(contents.extents.get(item, []))
             sizes += coded
         largest = max((largest, *sizes), key=_area)
-        own = max((_LEAST, *map(_area, sizes)))
+        own = max((_MIN_PIXELS, *map(_area, sizes)))
         costs[item] = own * frames + sum(cost(part, depth + 1) for part in contents.parts.get(item, []))
         return costs[item]
 
@@ -134,12 +134,12 @@ def _read(data: bytes, name: str) -> _Contents:
     for kind, start, end in _boxes(data, 0, len(data)):
         if kind == b"meta":
             _read_meta(data, (start + 4, end), contents)
-            if sum(map(len, contents.extents.values())) > _MOST_EXTENTS:
+            if sum(map(len, contents.extents.values())) > _MAX_EXTENTS:
                 raise ImageError(name, "its images lie in too many parts of the file; convert it to JPEG")
         elif kind == b"moov":
             for track in (box for box in _boxes(data, start, end) if box[0] == b"trak"):
                 _read_track(data, track, contents)
-                if len(contents.frames) > _MOST_TRACKS:
+                if len(contents.frames) > _MAX_TRACKS:
                     raise ImageError(name, "it has too many tracks; save one image of it as PNG or JPEG")
     return contents
 
@@ -195,7 +195,7 @@ def _read_locations(numbers: _Numbers, version: int, located: dict[int, tuple[in
     wide = 4 if version == 2 else 2
     total = 0
     for _ in range(numbers.next(wide)):
-        if not numbers.more or total > _MOST_EXTENTS:
+        if not numbers.more or total > _MAX_EXTENTS:
             return
         item = numbers.next(wide)
         method = numbers.next(2) & 15 if version else 0
@@ -205,7 +205,7 @@ def _read_locations(numbers: _Numbers, version: int, located: dict[int, tuple[in
         count = numbers.next(2)
         fields = index_size + offset_size + length_size  # without any, one extent is the rest of the file
         for _ in range(count if fields else min(count, 1)):
-            if (fields and not numbers.more) or total > _MOST_EXTENTS:
+            if (fields and not numbers.more) or total > _MAX_EXTENTS:
                 break
             total += 1
             numbers.next(index_size)
@@ -291,7 +291,7 @@ class _Units:
                 sizes.append(_sequence_size(data[place : place + min(length, 512)]))
             frames += kind in (3, 6)
             self._units += 1
-            if self._units > _MOST_UNITS:
+            if self._units > _MAX_UNITS:
                 raise ImageError(self._name, "its AV1 data has far more parts than an image; convert it to JPEG")
             place += length
         return max(frames, 1), sizes

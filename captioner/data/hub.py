@@ -54,16 +54,16 @@ def local_copy(path: str | Path) -> Path:
             library_name="captioner",
         )
     except errors.GatedRepoError as error:
-        cure = f"request access at {huggingface_hub.constants.ENDPOINT}/datasets/{name}, then log in: hf auth login"
-        raise AnnotationError(f"{address}: its owner decides who may read it; {cure}") from error
+        advice = f"request access at {huggingface_hub.constants.ENDPOINT}/datasets/{name}, then log in: hf auth login"
+        raise AnnotationError(f"{address}: its owner decides who may read it; {advice}") from error
     except errors.RevisionNotFoundError as error:
         raise AnnotationError(f"{address}: the data set has no revision {found['revision']!r}") from error
     except errors.RepositoryNotFoundError as error:
-        cure = "check the name, and for a private one log in: hf auth login"
-        raise AnnotationError(f"{address}: there is no such data set on the hub, or it is private; {cure}") from error
+        advice = "check the name, and for a private one log in: hf auth login"
+        raise AnnotationError(f"{address}: there is no such data set on the hub, or it is private; {advice}") from error
     except Exception as error:  # the hub's and the network's own families
-        cure = "check the network, and run the command again, which resumes the download"
-        raise AnnotationError(f"{address}: cannot be downloaded ({first_line(error)}); {cure}") from error
+        advice = "check the network, and run the command again, which resumes the download"
+        raise AnnotationError(f"{address}: cannot be downloaded ({first_line(error)}); {advice}") from error
     copy = Path(folder, inside) if inside else Path(folder)
     if not copy.exists():
         raise AnnotationError(f"{address}: the data set {name} has no such file or folder")

@@ -1,4 +1,4 @@
-"""Reads any image file as clean RGB, or raises an :class:`ImageError` with the file, the reason and a cure.
+"""Reading image files as clean RGB, or raising an :class:`ImageError` with the file, the reason and what to do.
 
 An image passes through :func:`~captioner.data.find.find_images`, :func:`load_image`, then ``pixels`` and ``normalise``
 of :class:`~captioner.data.transform.Transform`; :class:`~captioner.data.loader.ImageLoader` does this for many images.
@@ -92,7 +92,7 @@ def load_image(source: ImageSource, *, max_pixels: int | None = None, min_size: 
         A new image of mode ``RGB`` without metadata, which nothing rotates a second time.
 
     Raises:
-        ImageError: the image cannot be read; the error names it, the reason and the cure.
+        ImageError: the image cannot be read; the error names it, the reason and what to do.
         ConfigError: the pixel limit is not a whole number above 0.
     """
     limit = pixel_limit(max_pixels)

@@ -13,11 +13,11 @@ from urllib.parse import unquote, urlsplit
 from captioner.errors import CaptionerError
 
 _ADDRESS = re.compile(r"([a-z][a-z0-9+.-]+):/+|(data):", re.IGNORECASE)
-MOST_BYTES = 256 << 20
+MAX_IMAGE_BYTES = 256 << 20
 """Largest image that is read into memory, in bytes: three times the largest JPEG files, and 89 million pixels without
 compression."""
 
-_LONGEST = 1 << 16  # letters of a name, far more than any system allows
+_MAX_NAME = 1 << 16  # letters of a name, far more than any system allows
 _IMAGE = re.compile(  # JPEG, PNG, GIF, WebP, TIFF, BMP, HEIF and AVIF, JPEG 2000
     rb"\xff\xd8\xff|\x89PNG|GIF8[79]a|RIFF....WEBP|II\*\0|MM\0\*|BM....\0\0\0\0|....ftyp|\0\0\0\x0cjP|\xff\x4f\xff\x51",
     re.DOTALL,
@@ -27,7 +27,7 @@ _BINARY = re.compile(rb"%PDF-|PK\x03\x04|\x1f\x8b|.*\0\0", re.DOTALL)
 
 
 def why_no_file(name: str) -> str | None:
-    """Return the reason and a cure if a name is an address or a path of another system."""
+    """Return the reason and what to do if a name is an address or a path of another system."""
     if found := _ADDRESS.match(name):
         scheme = (found[1] or found[2]).lower()
         if scheme == "data":
@@ -61,15 +61,17 @@ def read_list(stream: BinaryIO) -> Iterator[str | bytes]:
         CaptionerError: it is neither, or an image of more than 256 MiB.
     """
     head = _read(stream)
-    while head and not re.search(rb"[\0\r\n]", head) and len(head) < _LONGEST and (more := _read(stream)):
+    while head and not re.search(rb"[\0\r\n]", head) and len(head) < _MAX_NAME and (more := _read(stream)):
         head += more
     while len(head) < 16 and head[:1] in (b"\xff", b"\x89", b"\0") and (more := _read(stream)):
         head += more
     if _IMAGE.match(head):
-        while len(head) <= MOST_BYTES and (more := _read(stream)):
+        while len(head) <= MAX_IMAGE_BYTES and (more := _read(stream)):
             head += more
-        if len(head) > MOST_BYTES:
-            raise CaptionerError(f"standard input: the image has more than {MOST_BYTES:,} bytes; give it as a file")
+        if len(head) > MAX_IMAGE_BYTES:
+            raise CaptionerError(
+                f"standard input: the image has more than {MAX_IMAGE_BYTES:,} bytes; give it as a file"
+            )
         yield head
         return
     is_utf16 = head.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
@@ -82,9 +84,9 @@ def read_list(stream: BinaryIO) -> Iterator[str | bytes]:
     while True:
         *lines, rest = rest.split(end)
         yield from filter(None, map(_name, lines))
-        if len(rest) > _LONGEST:
+        if len(rest) > _MAX_NAME:
             raise CaptionerError(
-                f"standard input: this is not a list of names, since one would have over {_LONGEST:,} letters"
+                f"standard input: this is not a list of names, since one would have over {_MAX_NAME:,} letters"
             )
         block = _read(stream)
         rest += decode(block, not block)
@@ -96,7 +98,7 @@ def read_list(stream: BinaryIO) -> Iterator[str | bytes]:
 def _read(stream: BinaryIO) -> bytes:
     """Read the bytes that have arrived; wait only if there are none."""
     try:
-        return stream.read1(_LONGEST)  # type: ignore[attr-defined]
+        return stream.read1(_MAX_NAME)  # type: ignore[attr-defined]
     except OSError as error:
         raise CaptionerError(
             f"standard input: cannot be read ({error.strerror}); give the names in another way"

@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import Any, TypeAlias
 
 from captioner.data.find import IMAGE_EXTENSIONS
-from captioner.data.names import MOST_BYTES
+from captioner.data.names import MAX_IMAGE_BYTES
 from captioner.data.rows import require_parquet
 from captioner.errors import ImageError, first_line
 
@@ -106,8 +106,10 @@ def _from_tar(name: str, file: str, member: str) -> bytes:
 
 
 def _check_size(name: str, size: int) -> None:
-    if size > MOST_BYTES:
-        raise ImageError(name, f"has {size:,} bytes, more than the {MOST_BYTES:,} that are read; save it as a file")
+    if size > MAX_IMAGE_BYTES:
+        raise ImageError(
+            name, f"has {size:,} bytes, more than the {MAX_IMAGE_BYTES:,} that are read; save it as a file"
+        )
 
 
 def tar_members(file: str | Path) -> Mapping[str, tuple[int, int]]:

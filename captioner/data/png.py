@@ -8,7 +8,7 @@ import struct
 import zlib
 from typing import IO
 
-from captioner.data.colour import LONGEST_PROFILE
+from captioner.data.colour import MAX_PROFILE_BYTES
 from captioner.data.reasons import LONG_TEXT
 from captioner.data.streams import CountedBytes
 from captioner.errors import ImageError
@@ -49,7 +49,7 @@ def without_text(stream: IO[bytes], name: str) -> PngWithoutText:
         if kind == b"iCCP":
             compressed = data[start + 8 : end - 4].partition(b"\0")[2][1:] if intact else b"damaged"
             try:
-                profile = zlib.decompressobj().decompress(compressed, LONGEST_PROFILE + 1)
+                profile = zlib.decompressobj().decompress(compressed, MAX_PROFILE_BYTES + 1)
             except zlib.error:
                 log.info("%s: its ICC profile is ignored (it is damaged)", name)
         elif kind not in _OPTIONAL:

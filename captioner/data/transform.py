@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 #: a part of an image: x0, y0, x1, y1, relative, in 0..1
 Box: TypeAlias = tuple[float, float, float, float]
 WHOLE: Box = (0.0, 0.0, 1.0, 1.0)
-MOST_SIZE = 4096  # pixels of a side: with more, a damaged config would fill the memory
+MAX_SIZE = 4096  # pixels of a side: with more, a damaged config would fill the memory
 
 
 class Transform(Settings):
@@ -36,7 +36,7 @@ class Transform(Settings):
         std: of each channel (R, G, B), for values in 0..1.
     """
 
-    size: int = Field(default=448, ge=1, le=MOST_SIZE)
+    size: int = Field(default=448, ge=1, le=MAX_SIZE)
     fit: Literal["squash", "crop"] = "squash"
     crop_fraction: float = Field(default=1.0, gt=0, le=1)
     interpolation: Literal["bicubic", "bilinear", "lanczos"] = "bicubic"

@@ -13,10 +13,10 @@ from captioner.files.disk import bytes_in, disk_error, free_bytes, place_error, 
 from captioner.files.edit import atomic_edit, check_editable, same_file
 from captioner.files.hidden import remove_leftovers
 from captioner.files.locks import only_one, only_writer
-from captioner.files.reading import MOST_TEXT, format_of, parse_json, quick_checksum, read_json, read_text, sha256
+from captioner.files.reading import MAX_TEXT, format_of, parse_json, quick_checksum, read_json, read_text, sha256
 
 __all__ = [
-    "MOST_TEXT",
+    "MAX_TEXT",
     "atomic_edit",
     "atomic_folder",
     "atomic_path",

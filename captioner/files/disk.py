@@ -30,7 +30,7 @@ def disk_error(path: str | Path, code: int, *, needed: int = 0) -> FileError:
         code: of the system's error, one that :func:`writing` handles.
         needed: known lower bound of the bytes that are needed.
     """
-    cure = "free some space, or give another place"
+    advice = "free some space, or give another place"
     if code in (errno.EROFS, errno.EIO):
         return FileError(f"{path}: cannot be written, {_PROBLEMS[code]}; give another place")
     with suppress(OSError):
@@ -40,8 +40,8 @@ def disk_error(path: str | Path, code: int, *, needed: int = 0) -> FileError:
         # A full disk has less than was needed, however small that was.
         least = max(needed, free) if code == errno.ENOSPC else needed
         room = f"{_readable(least)} or more are needed and {_readable(free)} are free" if least else "nothing is free"
-        return FileError(f"{path}: cannot be written, {_PROBLEMS[code]}: {room}; {cure}")
-    return FileError(f"{path}: cannot be written, {_PROBLEMS[code]}; {cure}")
+        return FileError(f"{path}: cannot be written, {_PROBLEMS[code]}: {room}; {advice}")
+    return FileError(f"{path}: cannot be written, {_PROBLEMS[code]}; {advice}")
 
 
 @contextmanager

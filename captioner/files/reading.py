@@ -14,7 +14,7 @@ from captioner.errors import CaptionerError, first_line
 
 T = TypeVar("T")
 
-MOST_TEXT = 64 << 20
+MAX_TEXT = 64 << 20
 """Largest size in bytes of a config, an index or a vocabulary."""
 
 _ENDS = 1 << 12  # bytes at the beginning and at the end of a file
@@ -46,8 +46,8 @@ def read_text(
     path: str | Path,
     *,
     error: type[CaptionerError],
-    cure: str = "copy it again",
-    most: int | None = MOST_TEXT,
+    advice: str = "copy it again",
+    max_bytes: int | None = MAX_TEXT,
     encoding: str = "utf-8",
 ) -> str:
     """Read a text file of a limited size.
@@ -55,8 +55,8 @@ def read_text(
     Args:
         path: a regular file.
         error: the class of errors to raise.
-        cure: advice for a damaged file, for the end of the message.
-        most: largest size in bytes; ``None`` sets no limit.
+        advice: advice for a damaged file, for the end of the message.
+        max_bytes: largest size in bytes; ``None`` sets no limit.
         encoding: of the text.
 
     Raises:
@@ -65,21 +65,21 @@ def read_text(
     try:
         status = os.stat(path)
         if not stat.S_ISREG(status.st_mode):  # opening a pipe would wait for a writer
-            raise error(f"{path}: is not a regular file; {cure}")
-        if most is not None and status.st_size > most:
-            raise error(f"{path}: has {status.st_size:,} bytes, more than the {most:,} that are read; {cure}")
+            raise error(f"{path}: is not a regular file; {advice}")
+        if max_bytes is not None and status.st_size > max_bytes:
+            raise error(f"{path}: has {status.st_size:,} bytes, more than the {max_bytes:,} that are read; {advice}")
         return Path(path).read_bytes().decode(encoding)
     except FileNotFoundError:
-        raise error(f"{path}: there is no such file; {cure}") from None
+        raise error(f"{path}: there is no such file; {advice}") from None
     except OSError as reason:
-        raise error(f"{path}: cannot be read ({reason.strerror}); {cure}") from None
+        raise error(f"{path}: cannot be read ({reason.strerror}); {advice}") from None
     except UnicodeDecodeError as reason:
-        raise error(f"{path}: is not {encoding} text ({reason.reason} at byte {reason.start:,}); {cure}") from None
+        raise error(f"{path}: is not {encoding} text ({reason.reason} at byte {reason.start:,}); {advice}") from None
     except ValueError as reason:  # a zero byte in the name
-        raise error(f"{path!r}: cannot be a file's name ({reason}); {cure}") from None
+        raise error(f"{path!r}: cannot be a file's name ({reason}); {advice}") from None
 
 
-def parse_json(text: str, kind: type[T], *, where: str | Path, error: type[CaptionerError], cure: str) -> T:
+def parse_json(text: str, kind: type[T], *, where: str | Path, error: type[CaptionerError], advice: str) -> T:
     """Parse JSON and check the type of its outermost value.
 
     Args:
@@ -87,7 +87,7 @@ def parse_json(text: str, kind: type[T], *, where: str | Path, error: type[Capti
         kind: ``dict`` or ``list``.
         where: the source, for the error, for example a path.
         error: the class of errors to raise.
-        cure: advice, for the end of the message.
+        advice: advice, for the end of the message.
 
     Raises:
         CaptionerError: of class ``error``: it is not JSON, nested too deeply, or another type.
@@ -95,13 +95,13 @@ def parse_json(text: str, kind: type[T], *, where: str | Path, error: type[Capti
     try:
         value = json.loads(text)
     except RecursionError:
-        raise error(f"{where}: its JSON is nested too deeply; {cure}") from None
+        raise error(f"{where}: its JSON is nested too deeply; {advice}") from None
     except ValueError as reason:  # also of an integer with thousands of digits
-        raise error(f"{where}: is not JSON ({first_line(reason)}); {cure}") from None
+        raise error(f"{where}: is not JSON ({first_line(reason)}); {advice}") from None
     if not isinstance(value, kind):
         names: dict[type, str] = {dict: "an object", list: "a list", type(None): "null"}
         found, wanted = (names.get(each, each.__name__) for each in (type(value), kind))
-        raise error(f"{where}: its JSON is {found}, not {wanted}; {cure}")
+        raise error(f"{where}: its JSON is {found}, not {wanted}; {advice}")
     return value
 
 
@@ -110,8 +110,8 @@ def read_json(
     kind: type[T],
     *,
     error: type[CaptionerError],
-    cure: str = "copy it again",
-    most: int | None = MOST_TEXT,
+    advice: str = "copy it again",
+    max_bytes: int | None = MAX_TEXT,
     encoding: str = "utf-8",
 ) -> T:
     """Read a JSON file of a limited size and check the type of its outermost value.
@@ -122,7 +122,11 @@ def read_json(
         CaptionerError: of class ``error``: the file cannot be read, or is not such JSON.
     """
     return parse_json(
-        read_text(path, error=error, cure=cure, most=most, encoding=encoding), kind, where=path, error=error, cure=cure
+        read_text(path, error=error, advice=advice, max_bytes=max_bytes, encoding=encoding),
+        kind,
+        where=path,
+        error=error,
+        advice=advice,
     )
 
 

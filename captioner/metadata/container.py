@@ -12,7 +12,7 @@ from captioner.metadata.source import Source
 Piece: TypeAlias = "bytes | range"
 """A part of a new file: new bytes, or a range of positions in the old file, from which it is copied."""
 
-MOST_XMP = 64 << 20
+MAX_XMP = 64 << 20
 """Largest size in bytes of an XMP packet that is read."""
 
 

@@ -12,7 +12,7 @@ from typing import IO
 from captioner import files
 from captioner.errors import FileError, ImageError, first_line
 from captioner.metadata.authors import Text, author_of, plan
-from captioner.metadata.container import MOST_XMP, Container, Piece
+from captioner.metadata.container import MAX_XMP, Container, Piece
 from captioner.metadata.jpeg import Jpeg
 from captioner.metadata.others import Other
 from captioner.metadata.packet import ALT_TEXT, DEFAULT, DESCRIPTION, Packet, without_controls
@@ -214,12 +214,12 @@ def _kind(source: Source) -> str:
 
 def _packet(data: bytes | None, source: Source) -> Packet:
     try:
-        if data is not None and len(data) > MOST_XMP:
-            raise PacketError(f"it has more than {MOST_XMP:,} bytes")
+        if data is not None and len(data) > MAX_XMP:
+            raise PacketError(f"it has more than {MAX_XMP:,} bytes")
         return Packet(data)
     except PacketError as error:
-        cure = "repair it, for example with exiftool, or write an XMP sidecar"
-        raise source.fault(f"its XMP cannot be read: {first_line(error)}", cure) from None
+        advice = "repair it, for example with exiftool, or write an XMP sidecar"
+        raise source.fault(f"its XMP cannot be read: {first_line(error)}", advice) from None
 
 
 def _extended_texts(container: Container, field: str) -> list[tuple[str, str]]:

@@ -13,7 +13,7 @@ IMAGE_DESCRIPTION, XMP, IPTC, PHOTOSHOP = 270, 700, 33723, 34377
 
 _SIZES = {1: 1, 2: 1, 3: 2, 4: 4, 5: 8, 6: 1, 7: 1, 8: 2, 9: 4, 10: 8, 11: 4, 12: 8, 13: 4, 16: 8, 17: 8, 18: 8}
 _INTEGERS = {1: "B", 3: "H", 4: "I", 13: "I", 16: "Q", 18: "Q"}
-_MOST_PAGES = 1 << 16
+_MAX_PAGES = 1 << 16
 
 
 @dataclass(frozen=True)
@@ -78,7 +78,7 @@ class Directories:
         (at,) = self._integers(self.offset, self.first_at)
         seen: set[int] = set()
         while at:
-            if at in seen or len(seen) >= _MOST_PAGES:
+            if at in seen or len(seen) >= _MAX_PAGES:
                 raise self.source.fault("its TIFF directories form a circle, or are too many")
             seen.add(at)
             yield at, self.directory(at)

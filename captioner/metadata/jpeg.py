@@ -13,7 +13,7 @@ from captioner.metadata.source import Source
 _XMP = b"http://ns.adobe.com/xap/1.0/\0"
 _EXTENDED = b"http://ns.adobe.com/xmp/extension/\0"
 _EXIF, _PHOTOSHOP, _MPF = b"Exif\0", b"Photoshop 3.0\0", b"MPF\0"
-_MOST = 65533 - len(_XMP)  # a segment's length has 16 bits, and counts itself
+_MAX_PACKET = 65533 - len(_XMP)  # a segment's length has 16 bits, and counts itself
 _ENTRIES = 0xB002  # MPF's list of images
 _SCAN, _END = 0xDA, 0xD9
 _ALONE = {0x01, *range(0xD0, 0xD8)}  # markers without a segment
@@ -103,9 +103,9 @@ class Jpeg(Container):
         return self.source.read(segment.data, segment.end - segment.data)
 
     def with_packet(self, packet: bytes) -> list[Piece]:
-        if len(packet) > _MOST:
+        if len(packet) > _MAX_PACKET:
             raise self.source.fault(
-                f"a JPEG holds XMP of up to {_MOST:,} bytes, and with the caption it would have {len(packet):,}",
+                f"a JPEG holds XMP of up to {_MAX_PACKET:,} bytes, and with the caption it would have {len(packet):,}",
                 "write an XMP sidecar",
             )
         segment = b"\xff\xe1" + struct.pack(">H", len(_XMP) + len(packet) + 2) + _XMP + packet

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 
-from captioner.metadata.container import MOST_XMP, Container, Piece
+from captioner.metadata.container import MAX_XMP, Container, Piece
 from captioner.metadata.ifd import exif_descriptions
 from captioner.metadata.source import Source
 
@@ -36,13 +36,13 @@ class Other(Container):
     def _read_gif(self) -> None:
         start = self.source.find(_GIF_XMP, 0)
         end = self.source.find(_GIF_END, start) if start >= 0 else -1
-        if 0 <= start < end <= start + MOST_XMP:
+        if 0 <= start < end <= start + MAX_XMP:
             start += len(_GIF_XMP)
             self.packet = self.source.read(start, end - start)
 
     def _read_boxes(self) -> None:
         for kind, start, end in self._boxes():
-            if kind not in (b"xml ", b"uuid", b"Exif") or end - start > MOST_XMP:
+            if kind not in (b"xml ", b"uuid", b"Exif") or end - start > MAX_XMP:
                 continue
             content = self.source.read(start, end - start)
             if kind == b"xml ":

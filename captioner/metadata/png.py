@@ -6,7 +6,7 @@ import struct
 import zlib
 from dataclasses import dataclass
 
-from captioner.metadata.container import MOST_XMP, Container, Piece, replaced
+from captioner.metadata.container import MAX_XMP, Container, Piece, replaced
 from captioner.metadata.ifd import as_text, exif_descriptions
 from captioner.metadata.iptc import iim_descriptions, photoshop_descriptions
 from captioner.metadata.source import Source
@@ -75,7 +75,7 @@ class Png(Container):
         return self.source.read(end, 4) == struct.pack(">I", checksum)
 
     def _data(self, chunk: _Chunk) -> bytes:
-        return self.source.read(chunk.start + 8, min(chunk.end - chunk.start - 12, MOST_XMP))
+        return self.source.read(chunk.start + 8, min(chunk.end - chunk.start - 12, MAX_XMP))
 
     def _text(self, chunk: _Chunk) -> tuple[bytes, bytes]:
         """Return the keyword and the text of a chunk; text that cannot be unpacked or is of no use is empty."""
@@ -92,9 +92,9 @@ class Png(Container):
             return keyword, rest
         try:
             unpacker = zlib.decompressobj()
-            text = unpacker.decompress(rest, MOST_XMP)
+            text = unpacker.decompress(rest, MAX_XMP)
             if keyword == _KEYWORD and not unpacker.eof:
-                raise self.source.fault(f"its XMP is damaged, or larger than {MOST_XMP:,} bytes")
+                raise self.source.fault(f"its XMP is damaged, or larger than {MAX_XMP:,} bytes")
             return keyword, text
         except zlib.error:
             if keyword == _KEYWORD:

@@ -17,7 +17,7 @@ Name: TypeAlias = tuple[str, str]
 
 RDF = "http://www.w3.org/1999/02/22-rdf-syntax-ns#"
 _TAG = re.compile(rb"""<(?:[^<>"']|"[^"]*"|'[^']*')*>""")
-_MOST_NODES, _MOST_DEPTH = 1 << 16, 100
+_MAX_NODES, _MAX_DEPTH = 1 << 16, 100
 
 
 class PacketError(ValueError):
@@ -125,7 +125,7 @@ class _Parser:
 
     def _start(self, name: str, attributes: dict[str, str]) -> None:
         parent = self._open[-1] if self._open else None
-        if len(self._open) >= _MOST_DEPTH:
+        if len(self._open) >= _MAX_DEPTH:
             raise PacketError("its elements are nested too deeply")
         if not self._matters(_name(name)):
             if parent is not None:
@@ -133,7 +133,7 @@ class _Parser:
             self._open.append(None)
             return
         self._count += 1
-        if self._count > _MOST_NODES:
+        if self._count > _MAX_NODES:
             raise PacketError("it has too many blocks or items")
         start = self._parser.CurrentByteIndex
         tag = _TAG.match(self._data, start)

@@ -13,7 +13,7 @@ from captioner import files
 from captioner.errors import FileError
 from captioner.metadata.embedded import check_unchanged
 
-_MOST_FOLDERS = 8
+_MAX_FOLDERS = 8
 
 
 @dataclass
@@ -43,7 +43,7 @@ class Folders:
     def __getitem__(self, path: Path) -> Folder:
         with self.lock:
             folder = self._folders.pop(path, None) or Folder()
-            if len(self._folders) >= _MOST_FOLDERS:
+            if len(self._folders) >= _MAX_FOLDERS:
                 del self._folders[next(iter(self._folders))]
             self._folders[path] = folder
             return folder

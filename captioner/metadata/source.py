@@ -56,6 +56,6 @@ class Source:
             start += len(block) - overlap
         return -1
 
-    def fault(self, reason: str, cure: str = "copy it again, or write an XMP sidecar") -> ImageError:
+    def fault(self, reason: str, advice: str = "copy it again, or write an XMP sidecar") -> ImageError:
         """Return the error of a file that is damaged, or cannot hold the caption."""
-        return ImageError(self.name, f"{reason}; {cure}")
+        return ImageError(self.name, f"{reason}; {advice}")

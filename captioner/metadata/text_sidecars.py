@@ -25,7 +25,7 @@ TEXT = "text"
 """The field of :class:`~captioner.metadata.embedded.Outcome` that a text sidecar has."""
 
 _TAKEN = PHOTO_EXTENSIONS | {".xmp", ".aae"}  # photo software reads other things there
-_MOST_TEXT = 1 << 20  # a longer text file is not a caption of this program
+_MAX_TEXT = 1 << 20  # a longer text file is not a caption of this program
 
 
 class TextSidecars:
@@ -73,7 +73,7 @@ class TextSidecars:
             return Outcome(path)
         text = _line(f"{self._prefix}{caption}{self._suffix}")
         present = status_of(path)
-        written = read_file(path, _MOST_TEXT) if present is not None else b""
+        written = read_file(path, _MAX_TEXT) if present is not None else b""
         with self._folders.lock:
             folder = self._folders[path.parent]
             _read_record(path.parent, folder)
@@ -141,7 +141,7 @@ def text_sidecar(image: str | Path, *, extension: str = ".txt") -> Text | None:
     status = status_of(path)
     if status is None or not stat.S_ISREG(status.st_mode):
         return None
-    text = read_file(path, _MOST_TEXT).decode("utf-8-sig", "replace").strip()
+    text = read_file(path, _MAX_TEXT).decode("utf-8-sig", "replace").strip()
     record = status_of(path.parent / RECORD)
     marks = _marks(path.parent, record.st_size, record.st_mtime_ns) if record is not None else frozenset[str]()
     return Text(TEXT, DEFAULT, text, path.name, "captioner" if mark(text) in marks else "person") if text else None

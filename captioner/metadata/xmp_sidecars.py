@@ -12,7 +12,7 @@ from captioner.data.find import PHOTO_EXTENSIONS
 from captioner.data.raw import RAW_EXTENSIONS
 from captioner.errors import FileError, first_line
 from captioner.metadata.authors import Text, attributed, author_of, mark, plan
-from captioner.metadata.container import MOST_XMP
+from captioner.metadata.container import MAX_XMP
 from captioner.metadata.embedded import Outcome, by_language, embedded_texts
 from captioner.metadata.packet import ALT_TEXT, DESCRIPTION, Packet
 from captioner.metadata.rdf import PacketError
@@ -69,7 +69,7 @@ class XmpSidecars:
         if not wanted:
             return Outcome(path)
         present = status_of(path)
-        packet = _packet(path, read_file(path, MOST_XMP + 1) if present is not None else None)
+        packet = _packet(path, read_file(path, MAX_XMP + 1) if present is not None else None)
         others = [*embedded_texts(image), *sidecar_texts(image, without=path)]
         decision = plan(packet, wanted, others, overwrite=self._overwrite)
         if decision.texts:
@@ -134,7 +134,7 @@ def sidecar_texts(image: str | Path, *, without: Path | None = None) -> list[Tex
     for path in (_sidecar(Path(image), name) for name in SIDECAR_NAMES):
         if path == without or not os.path.isfile(path):
             continue
-        packet = _packet(path, read_file(path, MOST_XMP + 1))
+        packet = _packet(path, read_file(path, MAX_XMP + 1))
         found += [
             Text(its_field, language, text, path.name, author_of(text, packet.marks))
             for its_field in (DESCRIPTION, ALT_TEXT)
@@ -159,8 +159,8 @@ def _packet(path: Path, data: bytes | None) -> Packet:
     if data is not None and not data.strip(b"\0 \t\r\n"):
         data = None
     try:
-        if data is not None and len(data) > MOST_XMP:
-            raise PacketError(f"it has more than {MOST_XMP:,} bytes")
+        if data is not None and len(data) > MAX_XMP:
+            raise PacketError(f"it has more than {MAX_XMP:,} bytes")
         return Packet(data)
     except PacketError as error:
         raise FileError(f"{path}: cannot be read as XMP: {first_line(error)}; repair it, or move it away") from None

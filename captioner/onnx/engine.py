@@ -45,7 +45,7 @@ if TYPE_CHECKING:
     from onnxruntime import InferenceSession
 
 T = TypeVar("T")
-_MOST = 16  # images of a thread's batch, which are encoded one after the other
+_MAX_BATCH = 16  # images of a thread's batch, which are encoded one after the other
 _ROWS = 32  # hypotheses that a step reads together: with more, attention outgrows the processor's cache
 
 
@@ -159,7 +159,7 @@ class OnnxEngine(Engine):
 
     def encoded_at_once(self, batch_size: int) -> int:
         """The share of one core."""
-        return min(_MOST, -(-batch_size // self._threads))
+        return min(_MAX_BATCH, -(-batch_size // self._threads))
 
     def start(self, features: Array) -> State:
         b = len(features)
@@ -193,8 +193,8 @@ class OnnxEngine(Engine):
 
     def log_likelihoods(self, features: Array, caption: Sequence[int]) -> Array:
         found = []
-        for first in range(0, len(features), _MOST):
-            cells = features[first : first + _MOST]
+        for first in range(0, len(features), _MAX_BATCH):
+            cells = features[first : first + _MAX_BATCH]
             state = self.start(cells if cells.shape[1] == self._cells else spread(cells, self.graphs.grid))
             total = np.zeros(len(cells), np.float32)
             for word, following in pairwise(caption):

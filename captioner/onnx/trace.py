@@ -40,7 +40,7 @@ from captioner.onnx.folder import (
 from captioner.onnx.stem import WideStem
 
 OPSET = 18
-_MOST_BYTES = 2**31 - 2**20  # of a graph, which is one protobuf message
+_MAX_BYTES = 2**31 - 2**20  # of a graph, which is one protobuf message
 _FREE = torch.export.Dim.DYNAMIC
 
 
@@ -69,7 +69,7 @@ class Traced:
             ("encoder", model.encoder),
             ("decoder", nn.ModuleList([model.refiner, model.decoder])),
         ):
-            if sum(tensor.nbytes for tensor in part.state_dict().values()) > _MOST_BYTES:
+            if sum(tensor.nbytes for tensor in part.state_dict().values()) > _MAX_BYTES:
                 raise CaptionerError(
                     f"{source or 'this model'}: its {name} is larger than the 2 GB that a graph can hold"
                 )

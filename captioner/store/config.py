@@ -25,7 +25,7 @@ GRAPHS = ("encoder.onnx", "start.onnx", "step.onnx")  # of an exported captioner
 CONSENSUS = "consensus.safetensors"  # of a captioner, exported or not, that chooses captions by it
 FILES = "files"  # the field with the size and the SHA-256 of each part
 COPY = "copy the whole model folder again"
-_MOST, _DEEPEST = 1 << 22, 64  # bytes of a config, and levels of its JSON
+_MAX_BYTES, _MAX_DEPTH = 1 << 22, 64  # bytes of a config, and levels of its JSON
 #: the files of a model's folder beside its config and its card, by kind
 PARTS: dict[str, tuple[str, ...]] = {
     CAPTIONER: (WEIGHTS, VOCABULARY),
@@ -93,11 +93,11 @@ def _content(path: Path) -> str:
 
 @lru_cache(maxsize=64)
 def _read_text(path: Path, status: tuple[int, ...]) -> str:
-    return files.read_text(path, error=CheckpointError, cure=COPY, most=_MOST)
+    return files.read_text(path, error=CheckpointError, advice=COPY, max_bytes=_MAX_BYTES)
 
 
 def _read(path: Path) -> dict[str, Any]:
-    config: dict[str, Any] = files.parse_json(_content(path), dict, where=path, error=CheckpointError, cure=COPY)
+    config: dict[str, Any] = files.parse_json(_content(path), dict, where=path, error=CheckpointError, advice=COPY)
     return config
 
 
@@ -133,7 +133,7 @@ def read_config(folder: Path, kind: str = CAPTIONER) -> dict[str, Any]:
     if found != kind:
         raise CheckpointError(f"{folder}: is a {found} and not a {kind}; give the folder of a {kind}")
     _check_fields(path, config, {"model": (dict,)}, _FIELDS.get(kind, {}))
-    if _deeper(config, _DEEPEST):
+    if _deeper(config, _MAX_DEPTH):
         raise CheckpointError(f"{path}: its JSON is nested too deeply; {COPY}")
     return config
 

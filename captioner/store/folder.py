@@ -40,7 +40,7 @@ def change_about(folder: Path, **entries: Any) -> None:
     config = read_config(folder, kind_of(folder))
     changed = {**config, "about": {**config.get("about", {}), **entries}}
     files.write_json(folder / CONFIG, changed)
-    card = files.read_text(folder / CARD, error=CheckpointError, cure=COPY) if (folder / CARD).is_file() else ""
+    card = files.read_text(folder / CARD, error=CheckpointError, advice=COPY) if (folder / CARD).is_file() else ""
     title = cards.title_of(card)
     if card == cards.default(config, title):
         files.write_text(folder / CARD, cards.default(changed, title))

@@ -139,7 +139,7 @@ def _there(api: HfApi, name: str) -> tuple[set[str], bool | None]:
 
 
 def _reason(error: BaseException, name: str, *, writing: bool = False) -> str:
-    """Return the reason of a refusal, by the hub or the network, and the cure."""
+    """Return the reason of a refusal, by the hub or the network, and what to do."""
     from huggingface_hub import constants, errors, get_token
 
     while not isinstance(error, errors.HfHubHTTPError) and error.__cause__ is not None:

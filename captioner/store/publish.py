@@ -31,9 +31,9 @@ def push(folder: Path, name: str, *, private: bool = False, card: str = "") -> s
     kind = kind_of(folder)
     config = read_whole(folder, kind)
     if not card:
-        cure = "repair or delete it, or give another card"
+        advice = "repair or delete it, or give another card"
         there = (folder / CARD).exists()
-        own = files.read_text(folder / CARD, error=CheckpointError, cure=cure) if there else ""
+        own = files.read_text(folder / CARD, error=CheckpointError, advice=advice) if there else ""
         card = cards.renamed(own, config, name)
     contents: dict[str, Path | bytes] = {part: folder / part for part in (*parts_of(kind, config), CONFIG)}
     return hub.publish(

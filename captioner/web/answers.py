@@ -6,10 +6,10 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-MOST_TEXTS, MOST_LETTERS = 1000, 2000
+MAX_TEXTS, MAX_LETTERS = 1000, 2000
 """Most captions in a request, and most letters of each."""
 
-Text = Annotated[str, Field(max_length=MOST_LETTERS)]
+Text = Annotated[str, Field(max_length=MAX_LETTERS)]
 
 
 class _Request(BaseModel):
@@ -32,7 +32,7 @@ class TranslationRequest(_Request):
     """Captions to translate."""
 
     language: str = Field(max_length=20, description="one of the languages listed by /health")
-    texts: list[Text] = Field(min_length=1, max_length=MOST_TEXTS, description="English captions, one sentence each")
+    texts: list[Text] = Field(min_length=1, max_length=MAX_TEXTS, description="English captions, one sentence each")
 
 
 class PhotoCaptions(_Request):
@@ -51,7 +51,7 @@ class SidecarsRequest(_Request):
     """Captions to put beside photos."""
 
     format: Literal["xmp", "txt"] = Field("xmp", description="the kind of the files")
-    photos: list[PhotoCaptions] = Field(min_length=1, max_length=MOST_TEXTS, description="the photos")
+    photos: list[PhotoCaptions] = Field(min_length=1, max_length=MAX_TEXTS, description="the photos")
 
 
 def body_of(*contents: tuple[str, dict[str, Any]], description: str) -> dict[str, Any]:

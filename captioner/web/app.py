@@ -55,7 +55,7 @@ REFUSALS = (400, 401, 403, 408, 413, 415, 421, 422, 429, 503)
 FETCHING = 20.0
 """Seconds in which an image must arrive from its address on the web."""
 
-MOST_BEST = 5
+MAX_N_BEST = 5
 """Longest n-best list that a request may ask for."""
 
 _TYPES = {
@@ -152,7 +152,7 @@ def create_app(
 
     async def uploaded(request: Request, reading: Admitted) -> Upload:
         async def fetch(url: str) -> bytes:
-            get = partial(fetch_image, url, most=max_bytes, seconds=FETCHING, public=True)
+            get = partial(fetch_image, url, max_bytes=max_bytes, seconds=FETCHING, public=True)
             return await result(request, "", lambda: addresses.submit(get))
 
         return await read_upload(request, reading, fetch=fetch if allow_addresses else None)
@@ -207,7 +207,7 @@ def create_app(
             int | None,
             Query(
                 ge=1,
-                le=MOST_BEST,
+                le=MAX_N_BEST,
                 description="Number of captions: the best, and the next as `others`; at most the beam width.",
             ),
         ] = None,

@@ -212,8 +212,8 @@ async def _from_form(request: Request, parts: AsyncGenerator[bytes, None], *, li
         form = await parser.parse()
     except (MultiPartException, KeyError) as error:
         reason = getattr(error, "message", str(error))
-        cure = "send one image in a request" if reason.startswith("Too many files") else "send it again"
-        raise HTTPException(400, f"the form cannot be read ({reason}); {cure}") from None
+        advice = "send one image in a request" if reason.startswith("Too many files") else "send it again"
+        raise HTTPException(400, f"the form cannot be read ({reason}); {advice}") from None
     try:
         image = form.get("image")
         if not isinstance(image, UploadFile):

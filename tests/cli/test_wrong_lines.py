@@ -1,4 +1,4 @@
-"""Wrong command lines print one line with the fault and the cure, at once, and leave nothing half done.
+"""Wrong command lines print one line with the fault and what to do, at once, and leave nothing half done.
 
 Code 2 is wrong usage, 1 any other error. The lines run where there are good and bad files of every kind.
 """

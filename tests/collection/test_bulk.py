@@ -105,7 +105,7 @@ def test_few_bytes_wait_for_their_captions(model: Path, tmp_path: Path, monkeypa
         return stream(self, images, **settings)
 
     monkeypatch.setattr(Captioner, "stream", counted)
-    monkeypatch.setattr("captioner.collection.captioned.MOST_BYTES", 1000)
+    monkeypatch.setattr("captioner.collection.captioned.MAX_IMAGE_BYTES", 1000)
     caption(plan, model)
     assert rows(tmp_path / "out") == before and len(before) == 30
     assert sorted(streams)[-3:] == [len(png(number)) + 10_000 for number in (7, 8, 20)]

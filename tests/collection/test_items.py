@@ -50,8 +50,8 @@ def site() -> Iterator[str]:
 def test_an_image_at_a_web_address(site: str, monkeypatch: pytest.MonkeyPatch) -> None:
     for path, number in (("/a.png", 1), ("/odd", 2), ("/moved", 1)):
         assert list(items_of(site + path)) == [Item(site + path, png(number))]
-    monkeypatch.setattr("captioner.collection.limits.MOST_BYTES", 2000)
-    monkeypatch.setattr(items, "MOST_BYTES", 2000)
+    monkeypatch.setattr("captioner.collection.limits.MAX_IMAGE_BYTES", 2000)
+    monkeypatch.setattr(items, "MAX_IMAGE_BYTES", 2000)
     for path, reason in (
         ("/page", "is text/html, not an image"),
         ("/gone.png", "cannot be fetched: the server answers 404 Not Found"),

@@ -111,7 +111,7 @@ def test_columns_of_one_name_are_to_be_renamed(tmp_path: Path) -> None:
 
 
 def test_a_value_that_is_too_large_is_a_row_and_the_next_is_read(tmp_path: Path, monkeypatch: Any) -> None:
-    monkeypatch.setattr(limits, "MOST_BYTES", 1000)
+    monkeypatch.setattr(limits, "MAX_IMAGE_BYTES", 1000)
     path = write(tmp_path / "t.parquet", {"image": [b"1", bytes(1001), bytes(1000), *[b"2"] * 20]})
     (first, second, third, *others), why = read(path)
     assert others == [b"2"] * 20
@@ -140,7 +140,7 @@ def test_a_value_that_a_dictionary_repeats_is_held_once(tmp_path: Path, monkeypa
 
 
 def test_groups_that_claim_more_than_they_can_hold_are_not_read(tmp_path: Path, monkeypatch: Any) -> None:
-    monkeypatch.setattr(limits, "MOST_BYTES", 1 << 20)
+    monkeypatch.setattr(limits, "MAX_IMAGE_BYTES", 1 << 20)
     path = write(tmp_path / "t.parquet", {"image": [bytes(9 << 20)]}, compression="zstd")
     found, why = read(path)
     assert found == [] and "unpack to 9,4" in why and "over 100 times as many" in why

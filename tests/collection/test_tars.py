@@ -19,7 +19,7 @@ from typing import Any
 import pytest
 
 from captioner.collection import limits
-from captioner.collection.limits import MOST_BYTES, BadPart
+from captioner.collection.limits import MAX_IMAGE_BYTES, BadPart
 from captioner.collection.tars import images_in_tar
 from tests.collection.conftest import add, png
 
@@ -94,14 +94,15 @@ def test_holes_are_read_as_zeros_and_large_ones_not_at_all(tmp_path: Path, optio
     assert why == "" and [name for name, _ in found] == ["a.png", "b.png", "good.png"]
     assert found[0][1] == bytes(small) and found[2][1] == png(1)
     assert (
-        found[1][1] == f"has 5,900,000,000 bytes, more than the {MOST_BYTES:,} that are read; save it as a smaller file"
+        found[1][1]
+        == f"has 5,900,000,000 bytes, more than the {MAX_IMAGE_BYTES:,} that are read; save it as a smaller file"
     )
     assert peak < 20 << 20
 
 
 @pytest.mark.parametrize("pack", [bytes, gzip.compress, bz2.compress, lzma.compress])
 def test_what_follows_an_image_that_is_too_large_is_read(pack: Callable[[bytes], bytes], monkeypatch: Any) -> None:
-    monkeypatch.setattr(limits, "MOST_BYTES", 1 << 20)
+    monkeypatch.setattr(limits, "MAX_IMAGE_BYTES", 1 << 20)
     data = pack(tar_of(("a.png", bytes((1 << 20) + 1), {}), ("b.png", bytes(1 << 20), {}), GOOD))
     found, why = read(data)
     assert why == "" and "has 1,048,577 bytes" in str(found[0][1])

@@ -122,9 +122,9 @@ def test_redirects_are_followed_to_public_servers_only(public: Callable[..., byt
 
 
 def test_a_fetch_is_bounded(public: Callable[..., bytes]) -> None:
-    assert public("/a.png", most=len(IMAGE)) == IMAGE
+    assert public("/a.png", max_bytes=len(IMAGE)) == IMAGE
     with pytest.raises(ImageError, match="more than the 9 bytes"):
-        public("/a.png", most=9)
+        public("/a.png", max_bytes=9)
     with pytest.raises(ImageError, match="text/html, not an image"):
         public("/page")
     began = time.monotonic()

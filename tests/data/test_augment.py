@@ -13,7 +13,7 @@ from torchvision.transforms.v2 import functional as reference
 from captioner.data.augment import AugmentConfig, View, crop_maps, draw_erased, draw_view, erase, recolour, vary
 from captioner.data.loader import load_groups
 from captioner.data.transform import WHOLE, Transform
-from captioner.encoders.grid_regions import Stacked
+from captioner.encoders.grid_regions import StackedTransform
 from captioner.errors import ConfigError
 from captioner.memory import Memory
 from captioner.settings import validate
@@ -106,7 +106,7 @@ def test_erasing_leaves_the_other_draws_as_they_are() -> None:
 def test_images_at_two_sizes_lose_the_same_part() -> None:
     torch.manual_seed(0)
     other = (0.1, 0.2, 0.3)
-    both = Stacked.of(Transform(size=16, mean=MEAN, std=STD), Transform(size=8, mean=other, std=STD))
+    both = StackedTransform.of(Transform(size=16, mean=MEAN, std=STD), Transform(size=8, mean=other, std=STD))
     pixels = torch.randint(0, 256, (2, *both.shape), dtype=torch.uint8)
     views = [View(WHOLE, (1.0, 1.0, 1.0), (0.25, 0.25, 0.75, 1.0)), View(WHOLE, (1.0, 1.0, 1.0))]
     boxes = [view.erased for view in views]

@@ -61,8 +61,8 @@ FORMS = pytest.mark.parametrize(("order", "big"), [("II", False), ("MM", False),
 @FORMS
 @pytest.mark.parametrize("tag", [273, 324])
 def test_strips_and_tiles_are_counted(order: str, big: bool, tag: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(claims, "_MOST_RAW_PARTS", 3)
-    monkeypatch.setattr(claims, "_MOST_PARTS", 5)
+    monkeypatch.setattr(claims, "_MAX_RAW_PARTS", 3)
+    monkeypatch.setattr(claims, "_MAX_PARTS", 5)
     for compression, most in ((1, 3), (5, 5), (None, 3)):
         for parts in (most, most + 1):
             tags = [(256, 4, 1, 10)] + ([] if compression is None else [(259, 3, 1, compression)])
@@ -150,7 +150,7 @@ def test_the_header_of_a_jpeg_has_few_parts(monkeypatch: pytest.MonkeyPatch) -> 
     exif, other = b"\xff\xe1\x00\x0aExif\0\0xx", b"\xff\xe2\x00\x04xx"
     assert accepted(check_jpeg, jpeg(before=(exif,) * 100)) and not accepted(check_jpeg, jpeg(before=(exif,) * 101))
     assert accepted(check_jpeg, jpeg(before=(b"\xff\xe1\x00\x0ahttp:/xx",) * 200))
-    monkeypatch.setattr(claims, "_MOST_SEGMENTS", 50)
+    monkeypatch.setattr(claims, "_MAX_SEGMENTS", 50)
     assert accepted(check_jpeg, jpeg(before=(other,) * 49)) and not accepted(check_jpeg, jpeg(before=(other,) * 51))
     assert not accepted(check_jpeg, jpeg(height=0)) and accepted(check_jpeg, jpeg(height=1))
 
@@ -258,11 +258,11 @@ def test_a_jpeg_2000_has_few_blocks_and_layers(marker: int, monkeypatch: pytest.
         own = coding_style(0x52, bytes([1, 0]) + struct.pack(">H", layers) + b"\0" + style)
         styles = (own,) if marker == 0x52 else (default, coding_style(0x53, bytes([0, 1]) + style))
         content = codestream(size, size, depths=(7,) * channels, styles=styles)
-        for name, count in (("_MOST_J2K_BLOCKS", blocks), ("_MOST_J2K_PACKETS", packets)):
+        for name, count in (("_MAX_J2K_BLOCKS", blocks), ("_MAX_J2K_PACKETS", packets)):
             for most, fine in ((count * channels - 1, False), (3 * count * channels + 20 * layers, True)):
                 with monkeypatch.context() as patch:
-                    patch.setattr(claims, "_MOST_J2K_BLOCKS", 10**9)
-                    patch.setattr(claims, "_MOST_J2K_PACKETS", 10**9)
+                    patch.setattr(claims, "_MAX_J2K_BLOCKS", 10**9)
+                    patch.setattr(claims, "_MAX_J2K_PACKETS", 10**9)
                     patch.setattr(claims, name, most)
                     assert accepted(check_jpeg2000, content) == fine, (layers, block, precinct, name)
 

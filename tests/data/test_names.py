@@ -96,7 +96,7 @@ def test_an_image_is_read_whole(kind: str, monkeypatch: pytest.MonkeyPatch) -> N
     stream = io.BytesIO()
     Image.linear_gradient("L").convert("RGB").save(stream, kind)
     assert list(read_list(io.BytesIO(stream.getvalue()))) == [stream.getvalue()]
-    monkeypatch.setattr("captioner.data.names.MOST_BYTES", 100)
+    monkeypatch.setattr("captioner.data.names.MAX_IMAGE_BYTES", 100)
     with pytest.raises(CaptionerError, match="the image has more than 100 bytes; give it as a file"):
         names(stream.getvalue())
 

@@ -30,7 +30,7 @@ def test_unusable_json_is_an_error_with_its_file_and_a_cure(tmp_path: Path, name
         path.write_bytes(content)
     with pytest.raises(CheckpointError) as raised:
         most = 1_000 if name == "large" else None
-        read_json(path, dict, error=CheckpointError, cure="copy the model folder again", most=most)
+        read_json(path, dict, error=CheckpointError, advice="copy the model folder again", max_bytes=most)
     message = str(raised.value)
     assert message.startswith(f"{path}: ") and message.endswith("; copy the model folder again")
     assert reason in message

@@ -365,7 +365,7 @@ def test_a_model_that_cannot_be_exported_is_refused(tmp_path: Path, monkeypatch:
     theirs = save_model(tmp_path / "model", tiny_model())
     with pytest.raises(CheckpointError, match="exists and is not a model folder"):
         export(tiny("show_tell"), theirs)
-    monkeypatch.setattr(trace, "_MOST_BYTES", 100)
+    monkeypatch.setattr(trace, "_MAX_BYTES", 100)
     with pytest.raises(CaptionerError, match="its encoder is larger than the 2 GB"):
         export(tiny("show_tell"), tmp_path / "exported")
     monkeypatch.setitem(sys.modules, "onnxscript", None)

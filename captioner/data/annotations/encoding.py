@@ -9,7 +9,7 @@ from pathlib import Path
 
 from captioner.errors import AnnotationError
 
-MOST = 4 << 30
+MAX_FILE_BYTES = 4 << 30
 """Limit of the size of a caption file, in bytes; the largest of COCO's has 0.1 GB."""
 
 _BYTE_ORDER_MARKS = {

@@ -24,7 +24,7 @@ from captioner.data.rows import require_parquet
 from captioner.errors import AnnotationError, first_line
 
 _ROWS = 1000  # rows of captions that are decoded at once
-_MOST_TEXT = 1 << 20  # bytes of the text of one sample
+_MAX_TEXT = 1 << 20  # bytes of the text of one sample
 _TEXTS = (".json", ".txt", ".caption")
 
 
@@ -169,8 +169,8 @@ def _webdataset(source: Source) -> None:
                 split = split_in_name(file.stem) or split_in_path(f"{file.parent.name}/")
                 _Shard(file, stream, tar_members(file), split).read(source)
         except (OSError, tarfile.TarError) as error:
-            cure = "unpack it with gunzip, or the like, or copy it again"
-            raise AnnotationError(f"{file}: not a tar file, or damaged ({first_line(error)}); {cure}") from error
+            advice = "unpack it with gunzip, or the like, or copy it again"
+            raise AnnotationError(f"{file}: not a tar file, or damaged ({first_line(error)}); {advice}") from error
 
 
 @dataclass(frozen=True)
@@ -233,8 +233,8 @@ class _Shard:
 
     def _text(self, name: str) -> str:
         start, size = self.members[name]
-        if size > _MOST_TEXT:
-            raise MalformedError(f"{name} has {size:,} bytes, more than the {_MOST_TEXT:,} of a text that are read")
+        if size > _MAX_TEXT:
+            raise MalformedError(f"{name} has {size:,} bytes, more than the {_MAX_TEXT:,} of a text that are read")
         self.stream.seek(start)
         raw = self.stream.read(size)
         try:

@@ -27,7 +27,7 @@ _SPLIT = ("split", "subset", "partition", "set")
 _KNOWN_SPLITS = FOLDER_SPLITS | {UNDIVIDED}
 
 _DELIMITERS = ",;\t|"
-_LONGEST_ROW = 20  # lines; a quotation mark open for longer is a mistake
+_MAX_ROW_LINES = 20  # lines; a quotation mark open for longer is a mistake
 
 
 @dataclass(frozen=True)
@@ -143,7 +143,7 @@ def rows_of(lines: Sequence[str], table: TableFormat) -> Iterator[tuple[int, lis
         if '"' not in row:
             cells = row.split(delimiter)
         else:
-            for span in range(1, _LONGEST_ROW + 1):
+            for span in range(1, _MAX_ROW_LINES + 1):
                 # Tables with tabs or bars often have quotation marks in cells, not around them.
                 if span > 1 and delimiter in "\t|" and lines[index : index + span][-1].count(delimiter) >= columns - 1:
                     break

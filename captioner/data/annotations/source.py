@@ -14,12 +14,12 @@ from pathlib import Path, PureWindowsPath
 from typing import Any, NamedTuple
 from unicodedata import normalize
 
-from captioner.data.annotations.encoding import MOST, check_text, decode
+from captioner.data.annotations.encoding import MAX_FILE_BYTES, check_text, decode
 from captioner.data.dataset import EMPTY_CAPTION, CaptionedImage, SkippedRecord, split_name
 from captioner.errors import AnnotationError
 from captioner.files import parse_json
 
-LONGEST = 20_000
+MAX_VALUE_LETTERS = 20_000
 """Limit of the letters of a caption; descriptions of a whole page have 5,000."""
 
 _HALF = re.compile("[\ud800-\udfff]")  # half a surrogate pair, or a byte that could not be decoded
@@ -191,8 +191,10 @@ class Source:
         """Return the text of a caption file."""
         _check_regular(file)
         size = file.stat().st_size
-        if size > MOST:
-            raise AnnotationError(f"{file}: has {size:,} bytes, more than the {MOST:,} that are read; split it")
+        if size > MAX_FILE_BYTES:
+            raise AnnotationError(
+                f"{file}: has {size:,} bytes, more than the {MAX_FILE_BYTES:,} that are read; split it"
+            )
         raw = file.read_bytes()
         check_text(raw[:65536], file)
         return decode(raw, file, note=self.notes.append)
@@ -202,8 +204,8 @@ class Source:
         yield from enumerate(_lines(self.text(file)), 1)
 
     def _json(self, file: Path) -> Any:
-        cure = "copy it again, it may be cut short; if each line is a JSON object, name it .jsonl"
-        return parse_json(self.text(file), object, where=file, error=AnnotationError, cure=cure)
+        advice = "copy it again, it may be cut short; if each line is a JSON object, name it .jsonl"
+        return parse_json(self.text(file), object, where=file, error=AnnotationError, advice=advice)
 
 
 def _plain(name: str) -> str:
@@ -251,8 +253,8 @@ def as_text(value: object, what: str) -> str:
         raise MalformedError(f"{what} is {_kind(value)}, not text")
     if not value.isascii() and _HALF.search(value):
         raise MalformedError(f"{what} is not valid UTF-8 text")
-    if len(value) > LONGEST:
-        raise MalformedError(f"{what} has {len(value):,} letters, more than the {LONGEST:,} that are read")
+    if len(value) > MAX_VALUE_LETTERS:
+        raise MalformedError(f"{what} has {len(value):,} letters, more than the {MAX_VALUE_LETTERS:,} that are read")
     return value.strip()
 
 

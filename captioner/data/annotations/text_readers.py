@@ -17,7 +17,7 @@ from typing import Any
 from captioner.data.annotations.formats import IMAGE_FOLDERS, reader
 from captioner.data.annotations.records import LINES, TABLES, is_lines, layout_of, rows_of, table_of
 from captioner.data.annotations.source import (
-    LONGEST,
+    MAX_VALUE_LETTERS,
     MalformedError,
     Source,
     as_file_name,
@@ -207,7 +207,7 @@ def add_captions(source: Source, place: str, image_id: str, values: Sequence[obj
 
 def _list_in(value: object) -> list[object]:
     """Return the captions of a field: one, a list, or a list written as text by JSON, Python or numpy."""
-    if isinstance(value, str) and len(value) <= LONGEST and _LIST.fullmatch(value):
+    if isinstance(value, str) and len(value) <= MAX_VALUE_LETTERS and _LIST.fullmatch(value):
         for parse in (json.loads, _strings):
             with suppress(ValueError, SyntaxError, RecursionError, TokenError):
                 found = parse(value.strip())

@@ -1,4 +1,4 @@
-// Reads an image file as upright sRGB on white, with errors that name the file and the cure.
+// Reads an image file as upright sRGB on white, with errors that name the file and what to do.
 const LONGEST = 16384; // pixels of a side that a canvas holds
 
 const refuse = (name, reason) => { throw Object.assign(new Error(`${name}: ${reason}`), { final: true }); };

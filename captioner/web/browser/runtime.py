@@ -71,15 +71,15 @@ def read(path: Path) -> dict[str, bytes]:
         CaptionerError: one of them is missing, or is not that of :data:`VERSION`; or the licence is not installed.
     """
     if not path.exists():
-        raise CaptionerError(f"{path}: there is no such file or folder; {_CURE}")
+        raise CaptionerError(f"{path}: there is no such file or folder; {_ADVICE}")
     found = _unpacked(path) if path.is_dir() else _packed(path)
     for name, (size, checksum) in _FILES.items():
         if len(found[name]) != size or hashlib.sha256(found[name]).hexdigest() != checksum:
-            raise CaptionerError(f"{path}: its {name} is not that of onnxruntime-web {VERSION}; {_CURE}")
+            raise CaptionerError(f"{path}: its {name} is not that of onnxruntime-web {VERSION}; {_ADVICE}")
     return {**found, **_licences()}
 
 
-_CURE = f"give what npm pack onnxruntime-web@{VERSION} writes, or leave --runtime out to download it"
+_ADVICE = f"give what npm pack onnxruntime-web@{VERSION} writes, or leave --runtime out to download it"
 
 
 def _unpacked(path: Path) -> Mapping[str, bytes]:
@@ -90,9 +90,9 @@ def _unpacked(path: Path) -> Mapping[str, bytes]:
             for name in _FILES
         }
     except StopIteration:
-        raise CaptionerError(f"{path}: holds no {' and '.join(_FILES)}; {_CURE}") from None
+        raise CaptionerError(f"{path}: holds no {' and '.join(_FILES)}; {_ADVICE}") from None
     except OSError as error:
-        raise CaptionerError(f"{error.filename}: {error.strerror}; {_CURE}") from None
+        raise CaptionerError(f"{error.filename}: {error.strerror}; {_ADVICE}") from None
 
 
 def _packed(path: Path) -> Mapping[str, bytes]:
@@ -103,9 +103,9 @@ def _packed(path: Path) -> Mapping[str, bytes]:
                 member = archive.extractfile(_INSIDE + name)
                 found[name] = b"" if member is None else member.read(size + 1)
     except KeyError as error:
-        raise CaptionerError(f"{path}: {first_line(error)}; {_CURE}") from None
+        raise CaptionerError(f"{path}: {first_line(error)}; {_ADVICE}") from None
     except (OSError, EOFError, tarfile.TarError) as error:
-        raise CaptionerError(f"{path}: not a readable archive ({first_line(error)}); {_CURE}") from None
+        raise CaptionerError(f"{path}: not a readable archive ({first_line(error)}); {_ADVICE}") from None
     return found
 
 
