@@ -106,7 +106,7 @@ class Captioner:
         newest version is taken, or without a network the one that was downloaded before.
 
         Names joined by ``+``, as in ``show_attend_tell+transformer``, are an ensemble of models with one vocabulary
-        (:class:`captioner.engines.ensemble.EnsembleEngine`). A folder of that very name comes first.
+        (:class:`captioner.engines.ensemble.EnsembleEngine`), unless a folder has that name.
 
         Args:
             name_or_path: the model.
@@ -141,8 +141,8 @@ class Captioner:
 
     def __repr__(self) -> str:
         name = "a model in memory" if self._folder is None else repr(self._folder.name)
-        runs = type(self.engine).__name__
-        return f"<Captioner of {name}: {runs}, {len(self.vocabulary):,} words, beam width {self.search.width}>"
+        engine = type(self.engine).__name__
+        return f"<Captioner of {name}: {engine}, {len(self.vocabulary):,} words, beam width {self.search.width}>"
 
     @property
     def vocabulary(self) -> Vocabulary:
@@ -240,8 +240,8 @@ class Captioner:
             workers: threads that load images, ahead of the search.
             max_pixels: a larger image is an error; see :func:`captioner.data.images.load_image`.
             attention: of a Transformer: ``mean`` over its blocks and heads, ``rollout`` through all blocks,
-                ``BLOCK.HEAD`` for one head, counted from one, or ``heads`` for each of them in :attr:`Caption.heads`
-                beside the mean; see :func:`captioner.engines.attention_rollout.recompute_attention`.
+                ``BLOCK.HEAD`` for one head, counted from one, or ``heads`` for all of them in :attr:`Caption.heads` in
+                addition to the mean; see :func:`captioner.engines.attention_rollout.recompute_attention`.
 
         Raises:
             CaptionerError: the model does not have the requested attention, or ``images`` is a single image.
@@ -270,7 +270,7 @@ class Captioner:
 
 
 def _on_onnx(folders: Sequence[Path], device: str, engine: str) -> bool:
-    """Return whether onnxruntime runs the model of a folder, or the ensemble of several, and not torch.
+    """Return whether onnxruntime, and not torch, runs the model of a folder, or the ensemble of several.
 
     Raises:
         ConfigError: the engine does not exist, or cannot run it.
@@ -298,8 +298,8 @@ def attach_sources(batches: Iterable[ImageBatch], captions: Iterable[Caption]) -
     """Return captions with the sources of their images, and the errors of the others, in the order of the input.
 
     Args:
-        batches: those that were captioned.
-        captions: of their good images, in order.
+        batches: the batches that were captioned.
+        captions: of the readable images of the batches, in order.
     """
     remaining = iter(captions)
     results: list[tuple[int, Caption | ImageError]] = []

@@ -21,7 +21,7 @@ def count(number: int, unit: str) -> str:
 
 
 class CaptionerError(Exception):
-    """The root of every error that Captioner raises on purpose."""
+    """The base class of all errors with a message for users."""
 
 
 class ImageError(CaptionerError):

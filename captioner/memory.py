@@ -24,9 +24,9 @@ class Memory:
         grid: (rows, columns) of the cells in row-major order, else ``None``.
         boxes: (B, N, 4) relative xyxy boxes of regions, else ``None``.
         labels: (B, N) the class of each region, an index into the encoder's ``classes``; -1 where there is none.
-        scores: (B, N) float32, the detector's confidence in it; 0 where there is none.
+        scores: (B, N) float32, the detector's confidence in the label; 0 where there is none.
         final_state: (B, 2, L, H) hidden state and cell of the L layers of a text encoder's LSTM after the last word,
-            else ``None``; from them a decoder of translations can start.
+            else ``None``; a decoder of translations can start from them.
     """
 
     vectors: Tensor

@@ -93,12 +93,12 @@ class Registry(Generic[T]):
     def register(self, name: str) -> Callable[[T], T]:
         """Decorate a class or function to register it as ``name``.
 
-        A new definition of the same one replaces it, as when a cell of a notebook runs again.
+        A new definition of the same class or function replaces it, as when a cell of a notebook runs again.
         """
 
         def decorate(entry: T) -> T:
-            made = _definition(entry)
-            if name in self._entries and (made is None or made != _definition(self._entries[name])):
+            definition = _definition(entry)
+            if name in self._entries and (definition is None or definition != _definition(self._entries[name])):
                 raise ValueError(f"{self.kind} {name!r} is registered twice")
             self._entries[name] = entry
             return entry
@@ -149,5 +149,5 @@ class Registry(Generic[T]):
 
 def _definition(entry: object) -> tuple[str, str] | None:
     """Return the module and the name of a class, or of the function that reads a caption format."""
-    made = getattr(entry, "read", entry)
-    return (made.__module__, made.__qualname__) if hasattr(made, "__qualname__") else None
+    defined = getattr(entry, "read", entry)
+    return (defined.__module__, defined.__qualname__) if hasattr(defined, "__qualname__") else None

@@ -35,7 +35,7 @@ class Settings(BaseModel):
 
     @field_validator("*", mode="before")
     @classmethod
-    def _plain(cls, value: Any, info: ValidationInfo) -> Any:
+    def _check_value(cls, value: Any, info: ValidationInfo) -> Any:
         """Refuse ``on`` and ``off`` as numbers, which YAML and pydantic read as 1 and 0, and bytes not in UTF-8."""
         annotation: Any = cls.model_fields[info.field_name or ""].annotation
         kinds = _kinds(annotation)
@@ -119,7 +119,7 @@ def override(settings: dict[str, Any], changes: Iterable[str]) -> dict[str, Any]
 
 
 def names_another(part: Mapping[str, Any], name: Any) -> bool:
-    """Return whether a name is not that of a part's settings."""
+    """Return whether a name differs from the name in a part's settings."""
     return bool(part) and part.get("name", DEFAULT_OBJECTIVE) != name
 
 
@@ -182,7 +182,7 @@ def _measure(node: Any, sizes: dict[Any, int], where: str, depth: int = 0) -> in
 
 
 def validate(kind: type[M], settings: Mapping[str, Any], *, where: str) -> M:
-    """Make a config from ``settings``.
+    """Validate ``settings`` as a config of a kind.
 
     Raises:
         ConfigError: keys are unknown (similar ones are suggested) or values are invalid.

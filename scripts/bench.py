@@ -43,7 +43,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from captioner import Captioner, files, store
 from captioner.benchmark.benchmark import machine
-from captioner.data.augment import AugmentConfig, draw_view, vary
+from captioner.data.augment import AugmentConfig, apply_views, draw_view
 from captioner.data.batches import Captions
 from captioner.data.find import find_images
 from captioner.data.images import load_image
@@ -575,7 +575,7 @@ def pictures(photos: list[str]) -> list[Row]:
     count = 3 * gflop(lambda: encoder(pixels[0]))  # each gradient takes as much as the output
     works: dict[str, tuple[Work, float | None]] = {
         "reading a crop": (read, None),
-        "colours and erasing": (lambda n: vary(pixels[n], views[batches[n]], transform), None),
+        "colours and erasing": (lambda n: apply_views(pixels[n], views[batches[n]], transform), None),
         "training the encoder, bfloat16": (step, count),
     }
     return [row | {name: row[name] / size for name in ("ms", "gflop") if name in row} for row in _timed(works, turns)]

@@ -5,7 +5,7 @@
 
 It serves the folder on this machine, opens the page in a new profile each time, adds an example at once and then the
 others, one after the other. It prints a table in Markdown; needs playwright and Linux. --cores limits the browser's
-cores. Beside the seconds of a clock, the table has those of the processor in all processes of the browser: where other
+cores. Next to the seconds of a clock, the table has those of the processor in all processes of the browser: where other
 programs run at the same time, they are closer to what the clock would show without these.
 """
 
@@ -76,7 +76,7 @@ def processor_seconds() -> float:
 
 
 def caption(page: Any, image: Path, count: int) -> None:
-    """Add an image, and wait until its caption is drawn beside ``count`` others."""
+    """Add an image, and wait until its caption is drawn next to ``count`` others."""
     page.set_input_files("#files", image)
     number = "1 image" if not count else f"{count + 1} images"  # while one is captioned, it is "0 of 1 image"
     page.locator("#count", has_text=re.compile(f"^{number}$")).wait_for(timeout=300_000)

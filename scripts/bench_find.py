@@ -6,7 +6,7 @@
 
 Every query is the first caption of a photo, which is searched among all photos of the split. The rows are BM25 over
 captions that the model wrote, as a text search has it; `find` without captions; `find` where each photo also has its
-second caption, by another person, beside it; and BM25 over these.
+second caption, by another person, next to it; and BM25 over these.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ def main() -> None:
         linked = link(images, folder)
 
         def run(title: str, captions: Sequence[str] = (), *, only_texts: bool = False) -> None:
-            """Put captions beside the photos and measure one way to find them."""
+            """Put captions next to the photos and measure one way to find them."""
             for path, caption in zip(linked, captions, strict=False):
                 path.with_suffix(".txt").write_text(f"{caption}\n", encoding="utf-8")
             with open_index(folder / INDEX, folder) as index:

@@ -28,7 +28,7 @@ from captioner.text.vocabulary import Vocabulary, tokenize
 def main() -> None:
     """Read the command line, train, score."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--coco", type=Path, required=True, help="dataset_coco.json, with the photos beside it")
+    parser.add_argument("--coco", type=Path, required=True, help="dataset_coco.json, with the photos next to it")
     parser.add_argument("--start", required=True, help="a model that has not seen them")
     parser.add_argument("--output", type=Path, required=True, help="a new folder")
     arguments = parser.parse_args()

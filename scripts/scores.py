@@ -300,7 +300,7 @@ def domain_table(record: Record, data: str) -> str:
 
 
 def diversity_table(record: Record) -> str:
-    """Write the table of the diversity of the captions, beside that of people's first reference."""
+    """Write the table of the diversity of the captions, next to that of people's first reference."""
     domains = record["scores"]
     head = ["captions of"]
     for data, each in domains.items():

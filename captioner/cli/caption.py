@@ -31,7 +31,7 @@ Example: captioner caption photo.jpg --model show_attend_tell --model transforme
 
 Example: find . -name '*.jpg' | captioner caption - --json"""
 
-RECORD = ".captioner.jsonl"  # the rows of a folder whose captions go beside or into its photos
+RECORD = ".captioner.jsonl"  # the rows of a folder whose captions go next to or into its photos
 _COUNTED = 10_000  # names counted for the progress bar; longer lists have no total
 
 

@@ -1,4 +1,4 @@
-"""Completion in the shell: names that come with the program, beside files.
+"""Completion in the shell: names that come with the program, in addition to files.
 
 Imports only the standard library, which keeps completion fast. Where a function returns nothing, the shell completes
 files.
@@ -69,7 +69,7 @@ def _joined(incomplete: str, names: Iterable[str]) -> list[str]:
 
 
 def _or_files(incomplete: str, names: Iterable[str]) -> list[str]:
-    """Complete names, and files with the same start beside them; without such a name, leave files to the shell."""
+    """Complete names, and files with the same start as well; without such a name, leave files to the shell."""
     found = _starting(incomplete, names)
     if not found or os.sep in incomplete:
         return found

@@ -41,7 +41,7 @@ def inspect(
         str | None,
         typer.Option(
             help="coco, karpathy, flickr8k, kaggle, jsonl, csv, imagefolder, parquet, webdataset, lavis or txt, or the "
-            "extension of text beside the images, such as .caption; recognised if not given."
+            "extension of text next to the images, such as .caption; recognised if not given."
         ),
     ] = None,
     strict: Annotated[bool, typer.Option("--strict", help="Exit with code 1 if the data has such a fault.")] = False,
@@ -161,7 +161,7 @@ def convert(
         str | None,
         typer.Option(
             help="The format of TARGET: coco, karpathy, jsonl, csv, imagefolder, webdataset or txt, or the extension "
-            "of text beside the images, such as .caption.",
+            "of text next to the images, such as .caption.",
             show_default="that of its name; imagefolder for a folder",
         ),
     ] = None,

@@ -16,7 +16,7 @@ from captioner.cli.options import data_option
 from captioner.collection.part import archive_kind
 from captioner.errors import CaptionerError, ImageError
 
-# Files that photo software and this program keep beside photos.
+# Files that photo software and this program keep next to photos.
 _COMPANIONS = [".txt", ".caption", ".xmp", ".aae", ".json", ".jsonl", ".csv", ".html", ".md", ".ini", ".db"]
 NOTHING = "no images found; give image files, or folders that contain some"
 

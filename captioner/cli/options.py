@@ -225,7 +225,7 @@ class Translation:
 
 
 class Sidecar(str, Enum):
-    """A kind of file with the caption of a photo beside it."""
+    """A kind of file with the caption of a photo next to it."""
 
     TXT = "txt"
     XMP = "xmp"
@@ -237,7 +237,7 @@ class Places:
 
     sidecar: Annotated[
         list[Sidecar] | None,
-        library_option(help="Write photo.txt (txt) or an XMP file (xmp) beside each photo; may be repeated."),
+        library_option(help="Write photo.txt (txt) or an XMP file (xmp) next to each photo; may be repeated."),
     ] = None
     sidecar_name: Annotated[
         Literal["photo.jpg.xmp", "photo.xmp"] | None,
@@ -315,8 +315,8 @@ def report_malformed(data: CaptionData) -> CaptionData:
     """Report on stderr the malformed records of a data set that was read without --strict, and return it."""
     for guess in data.notes:
         console.note(guess)
-    if complaint := data.complaint():
-        console.note(f"{complaint}, --strict refuses them")
+    if summary := data.problem_summary():
+        console.note(f"{summary}, --strict refuses them")
     return data
 
 

@@ -1,4 +1,4 @@
-"""Captions where photo software reads them: beside the photos of a collection, and inside them."""
+"""Captions where photo software reads them: next to the photos of a collection, and inside them."""
 
 from __future__ import annotations
 
@@ -55,8 +55,8 @@ class Library:
         """
         if not isinstance(item.data, str):
             raise FileError(
-                f"{item.name}: is not a file of its own, so its caption cannot be written beside it or into it; unpack "
-                "it, or leave out --sidecar and --embed"
+                f"{item.name}: is not a file of its own, so its caption cannot be written next to it or into it; "
+                "unpack it, or leave out --sidecar and --embed"
             )
         translation: dict[str, Any] = row.get("translation") or {}
         captions = {translation["language"]: translation["text"]} if translation else {}
@@ -67,7 +67,7 @@ class Library:
         if self.xmp is not None:
             outcomes.append(self.xmp.write(item.data, captions, seen=item.status))
         if self.embeds:
-            beside = sidecar_texts(item.data)
-            outcomes.append(embed(item.data, captions, beside=beside, overwrite=self.overwrite, seen=item.status))
+            sidecars = sidecar_texts(item.data)
+            outcomes.append(embed(item.data, captions, sidecars=sidecars, overwrite=self.overwrite, seen=item.status))
         self.kept += any(outcome.kept for outcome in outcomes)
         return Item.of_file(item.data)

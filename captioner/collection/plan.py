@@ -1,7 +1,7 @@
 """Cuts a collection into parts, which are captioned independently and again after a failure.
 
 An output folder holds a file for each finished part, ``part-00000.jsonl`` or ``.parquet``, written atomically, so an
-existing file is complete. ``plan.json`` lists the parts, and lists beside it hold the names of loose images, one per
+existing file is complete. ``plan.json`` lists the parts, and lists next to it hold the names of loose images, one per
 line as JSON. A later run walks the source again and adds parts for new files; it never changes or removes a part. A
 list counts only once the plan names it, so a run may be killed at any moment.
 """

@@ -44,7 +44,7 @@ class Counts:
         before: captioned by earlier runs, and unchanged.
         new: in no row.
         changed: other than when their row was written, or captioned by another model or without the language, or
-            without the caption beside or inside them.
+            without the caption next to or inside them.
         failed: without a caption by earlier runs, and tried again.
         captioned: captioned by this run.
         unreadable: without a caption by this run.
@@ -96,7 +96,7 @@ class Record:
         overwrite: bool,
     ) -> None:
         self._path, self._model, self._overwrite, self.counts = path, model, overwrite, Counts()
-        self._language, self._folder, self._cure = language, folder, advice
+        self._language, self._folder, self._advice = language, folder, advice
         self._columns = names if files.format_of(path) == "csv" else None
         self._append: Callable[[rows.Row], None] | None = None
         self._states: dict[str, State] = {}
@@ -204,7 +204,8 @@ class Record:
             image = row["image"]
             if row["model"] != self._model and self._folder is None:
                 raise BulkError(
-                    f"{self._path}: was begun with another model ({row['model']!r}, not {self._model!r}); {self._cure}"
+                    f"{self._path}: was begun with another model ({row['model']!r}, not {self._model!r}); "
+                    f"{self._advice}"
                 )
             other = row["model"] != self._model or self._language not in ("", row["language"].lower())
             self._stale |= image != self._last and image in self._states
@@ -277,7 +278,7 @@ class Record:
             raise self._foreign(f"line {table.line_num}") from None
 
     def _foreign(self, where: str) -> BulkError:
-        return BulkError(f"{self._path}: {where} is not what this command writes with these options; {self._cure}")
+        return BulkError(f"{self._path}: {where} is not what this command writes with these options; {self._advice}")
 
     def _remove_older(self, entirely: Iterable[str] = ()) -> None:
         """Remove all but the newest rows of each image, and all rows of some images."""

@@ -1,1 +1,1 @@
-"""Data: images, captions, features and batches."""
+"""Data: images, caption data sets and their formats, transforms, batches, downloads, and the rows of output files."""

@@ -1,4 +1,4 @@
-"""Fetches images at web addresses, within bounds of size and time; for strangers, only from the public internet."""
+"""Fetching images at web addresses, with limits on size and time; for a server, only from the public internet."""
 
 from __future__ import annotations
 
@@ -32,9 +32,9 @@ def fetch_image(
         address: begins with http:// or https://.
         max_bytes: maximum bytes.
         seconds: time limit for all of it, redirects included.
-        public: fetch from ports 80 and 443 of public IP addresses only, without a proxy. Otherwise strangers could use
-            a server to read what only its own network may see. Redirects are held to this too, and the connection goes
-            to the address that was checked.
+        public: fetch from ports 80 and 443 of public IP addresses only, without a proxy. Otherwise a client could make
+            a server fetch files from the private network of the server. The same applies to redirects, and the
+            connection goes to the address that was checked.
 
     Raises:
         ImageError: it cannot be fetched, is a page or a text, has too many bytes, or takes too long.
@@ -43,7 +43,7 @@ def fetch_image(
     opener = _public_opener(opened) if public else urllib.request.build_opener()
     end = time.monotonic() + seconds
     slow = ImageError(address, f"took longer than {seconds:.0f} seconds; download it first")
-    watch = threading.Timer(seconds, _shut, [opened])
+    watch = threading.Timer(seconds, _close, [opened])
     watch.daemon = True
     watch.start()
     try:
@@ -62,7 +62,7 @@ def fetch_image(
                 raise ImageError(
                     address, f"has more than the {max_bytes:,} bytes that are read; save it as a smaller file"
                 )
-            if time.monotonic() > end:  # shut by the watch, which looks like the end of the file
+            if time.monotonic() > end:  # the timer closed the connection, which looks like the end of the file
                 raise slow
             return b"".join(parts)
     except urllib.error.HTTPError as error:
@@ -77,7 +77,7 @@ def fetch_image(
 
 
 def is_public(address: str) -> bool:
-    """Return whether an IP address is one of the internet, neither private nor reserved nor a tunnel to such a one."""
+    """Return whether an IP address is public: neither private, nor reserved, nor a tunnel to such an address."""
     try:
         found = ipaddress.ip_address(address)
     except ValueError:
@@ -87,7 +87,7 @@ def is_public(address: str) -> bool:
     return found.is_global and not found.is_multicast
 
 
-def _shut(opened: list[socket.socket]) -> None:
+def _close(opened: list[socket.socket]) -> None:
     for each in opened:
         with suppress(OSError):
             each.shutdown(socket.SHUT_RDWR)

@@ -20,13 +20,13 @@ from captioner.memory import Memory
 from captioner.settings import Settings
 
 _LUMA = (0.299, 0.587, 0.114)  # ITU-R 601, like Pillow's grey
-_NARROWEST = 0.3  # width over height of an erased rectangle; the widest is its inverse (Zhong 2017)
+_MIN_ASPECT = 0.3  # width over height of an erased rectangle; the widest is its inverse (Zhong 2017)
 
 
 class AugmentConfig(Settings):
-    """Random variation of training images, except mirroring, a setting of the data that feature stores support.
+    """Random augmentation of training images, except mirroring: ``data.flips``, which feature stores support.
 
-    Varied images are encoded in every epoch, which needs a GPU. With ``stored``, crops are cut from the stored maps.
+    Augmented images are encoded in every epoch, which needs a GPU. With ``stored``, crops are cut from stored maps.
     """
 
     crop: float = Field(
@@ -75,7 +75,7 @@ class AugmentConfig(Settings):
 
 
 class View(NamedTuple):
-    """The variation of one image in one epoch.
+    """The augmentation of one image in one epoch.
 
     Attributes:
         box: the crop.
@@ -114,7 +114,7 @@ def draw_erased(config: AugmentConfig, generator: torch.Generator) -> Box | None
         return None
     least, greatest = config.erase_area
     area = least + (greatest - least) * area
-    return _rectangle(area, math.exp((2 * shape - 1) * -math.log(_NARROWEST) / 2), x, y)
+    return _rectangle(area, math.exp((2 * shape - 1) * -math.log(_MIN_ASPECT) / 2), x, y)
 
 
 def _rectangle(area: float, stretch: float, x: float, y: float) -> Box:
@@ -124,7 +124,7 @@ def _rectangle(area: float, stretch: float, x: float, y: float) -> Box:
     return left, top, left + width, top + height
 
 
-def vary(pixels: Tensor, views: Sequence[View], transform: Transform) -> Tensor:
+def apply_views(pixels: Tensor, views: Sequence[View], transform: Transform) -> Tensor:
     """Change the colours of cropped images and erase parts of them.
 
     Args:

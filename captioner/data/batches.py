@@ -33,7 +33,7 @@ class Weights(NamedTuple):
     words: float = 1.0
 
 
-ALONE = Weights()
+UNIT_WEIGHTS = Weights()
 
 
 class BoxedWord(NamedTuple):
@@ -42,7 +42,7 @@ class BoxedWord(NamedTuple):
     Attributes:
         image: its row in the batch.
         caption: its caption among those of the image.
-        word: its place in the caption, from 0.
+        word: its position in the caption, from 0.
         boxes: (Q, 4) the visible boxes of the objects, relative xyxy.
     """
 
@@ -54,7 +54,7 @@ class BoxedWord(NamedTuple):
 
 @dataclass(frozen=True)
 class Captions:
-    """The captions of B images as token numbers.
+    """The captions of B images as token indices.
 
     Attributes:
         inputs: (B, K, T) the decoder's input: ``<bos> w_1 ... w_n``, then padding. A row of padding is an absent
@@ -68,7 +68,7 @@ class Captions:
     inputs: Tensor
     targets: Tensor
     images: tuple[int, ...] = ()
-    weights: Weights = ALONE
+    weights: Weights = UNIT_WEIGHTS
     boxed: tuple[BoxedWord, ...] = ()
 
     @property
@@ -101,7 +101,7 @@ class Captions:
 
 @dataclass(frozen=True)
 class Sample:
-    """One draw of a batch: the images, whether each is mirrored, their captions, and their views if they are varied."""
+    """The sample of a batch: images, whether each is mirrored, their captions, and their views if augmented."""
 
     images: list[int]
     flipped: list[bool]
@@ -119,7 +119,7 @@ class Sample:
 
 
 class Sampler:
-    """Draws the batches of an epoch; they depend on the seed and the epoch's number only.
+    """Draws the batches of an epoch; they depend only on the seed and the epoch.
 
     Every image is drawn once an epoch, with at most ``per_image`` of its captions at random.
     """
@@ -158,7 +158,7 @@ class Sampler:
 
 
 class EncodedCaptions:
-    """All captions of a data set as token numbers, encoded once."""
+    """All captions of a data set as token indices, encoded once."""
 
     def __init__(self, images: Sequence[CaptionedImage], vocabulary: Vocabulary, *, max_words: int) -> None:
         self.numbers = [

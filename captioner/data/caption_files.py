@@ -1,4 +1,4 @@
-"""The names of images in a format, and its files."""
+"""Writing the files of caption formats, and the names of images in them."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ _MAGIC = (  # (offset, bytes there, extension)
 _SHARD_BYTES, _SHARD_IMAGES = 1 << 30, 10_000  # in one of WebDataset's tar files
 
 
-class Placed(NamedTuple):
+class NamedImage(NamedTuple):
     """An image and its name in a format, relative to the caption file, with ``/`` between folders."""
 
     image: CaptionedImage
@@ -74,19 +74,19 @@ def usable_name(name: str) -> str:
     return _UNUSABLE.sub("_", name).lstrip(".").rstrip(". ") or "image"
 
 
-def write_coco(stream: TextIO, placed: Sequence[Placed], title: str, numbers: dict[str, int]) -> None:
+def write_coco(stream: TextIO, named: Sequence[NamedImage], title: str, numbers: dict[str, int]) -> None:
     """Write COCO's JSON.
 
     Args:
         stream: takes the text.
-        placed: the images.
+        named: the images.
         title: the name of the data set.
-        numbers: the number that stands for each image id.
+        numbers: the number of each image id.
     """
-    captions = [(numbers[image.image_id], caption) for image, _ in placed for caption in image.captions]
+    captions = [(numbers[image.image_id], caption) for image, _ in named for caption in image.captions]
     content = {
         "info": {"description": title},
-        "images": [{"id": numbers[image.image_id], "file_name": name} for image, name in placed],
+        "images": [{"id": numbers[image.image_id], "file_name": name} for image, name in named],
         "annotations": [
             {"id": number, "image_id": image, "caption": caption} for number, (image, caption) in enumerate(captions, 1)
         ],
@@ -94,16 +94,16 @@ def write_coco(stream: TextIO, placed: Sequence[Placed], title: str, numbers: di
     stream.write(json_text(content))
 
 
-def write_karpathy(stream: TextIO, placed: Sequence[Placed], title: str) -> None:
+def write_karpathy(stream: TextIO, named: Sequence[NamedImage], title: str) -> None:
     """Write Karpathy's JSON; ids that are whole numbers become ``cocoid``.
 
     Without these, ``filename`` identifies an image, so it has the folders too if two images have one name.
     """
-    numbered = numbers_in(placed)
-    distinct = numbered or len({name.rpartition("/")[2] for _, name in placed}) == len(placed)
+    numbered = numbers_in(named)
+    distinct = numbered or len({name.rpartition("/")[2] for _, name in named}) == len(named)
     records: list[dict[str, Any]] = []
     first = 0
-    for number, (image, name) in enumerate(placed):
+    for number, (image, name) in enumerate(named):
         folder, _, base = name.rpartition("/") if distinct else ("", "", name)
         sentences = [
             {"raw": caption, "tokens": tokenize(caption), "imgid": number, "sentid": first + index}
@@ -120,15 +120,15 @@ def write_karpathy(stream: TextIO, placed: Sequence[Placed], title: str) -> None
     stream.write(json_text({"dataset": title, "images": records}))
 
 
-def numbers_in(placed: Sequence[Placed]) -> bool:
+def numbers_in(named: Sequence[NamedImage]) -> bool:
     """Return whether all image ids are whole numbers."""
-    return all(re.fullmatch("0|[1-9][0-9]*", image.image_id) for image, _ in placed)
+    return all(re.fullmatch("0|[1-9][0-9]*", image.image_id) for image, _ in named)
 
 
-def write_lines(stream: TextIO, placed: Sequence[Placed]) -> None:
+def write_lines(stream: TextIO, named: Sequence[NamedImage]) -> None:
     """Write JSON lines: ``image``, ``caption`` or a list ``captions``, and ``split`` unless there is none."""
-    single = all(len(image.captions) == 1 for image, _ in placed)
-    for image, name in placed:
+    single = all(len(image.captions) == 1 for image, _ in named)
+    for image, name in named:
         row: dict[str, Any] = {"image": name}
         row |= {"caption": image.captions[0]} if single else {"captions": image.captions}
         if image.split != UNDIVIDED:
@@ -136,35 +136,35 @@ def write_lines(stream: TextIO, placed: Sequence[Placed]) -> None:
         print(json_text(row), file=stream)
 
 
-def write_table(stream: TextIO, placed: Sequence[Placed]) -> None:
+def write_table(stream: TextIO, named: Sequence[NamedImage]) -> None:
     """Write CSV: a row for each caption, and a column of splits unless there are none.
 
     Args:
         stream: takes the text; opened with ``newline=""``.
-        placed: the images.
+        named: the images.
     """
-    divided = any(image.split != UNDIVIDED for image, _ in placed)
+    divided = any(image.split != UNDIVIDED for image, _ in named)
     table = csv.writer(stream, lineterminator="\n")
     table.writerow(["image", "caption", *(["split"] if divided else [])])
-    for image, name in placed:
+    for image, name in named:
         split = [image.split if image.split != UNDIVIDED else ""] if divided else []
         table.writerows([name, caption, *split] for caption in image.captions)
 
 
-def write_metadata(file: Path, placed: Sequence[Placed], whole: Sequence[Placed]) -> None:
+def write_metadata(file: Path, named: Sequence[NamedImage], whole: Sequence[NamedImage]) -> None:
     """Write an imagefolder's ``metadata.jsonl``.
 
     Hugging Face's loader needs the same fields, of the same types, in every such file of a data set.
 
     Args:
         file: its path.
-        placed: the images in the folder of the file.
-        whole: those of the data set.
+        named: the images in the folder of the file.
+        whole: all images of the data set.
     """
     single = all(len(image.captions) == 1 for image, _ in whole)
     in_folders = all(image.split in FOLDER_SPLITS | {UNDIVIDED} for image, _ in whole)
     with open(file, "w", encoding="utf-8", newline="") as stream:
-        for image, name in placed:
+        for image, name in named:
             row: dict[str, Any] = {"file_name": name, "text": image.captions[0] if single else image.captions}
             if not in_folders:
                 row["split"] = image.split
@@ -172,14 +172,14 @@ def write_metadata(file: Path, placed: Sequence[Placed], whole: Sequence[Placed]
 
 
 def write_sidecar(file: Path, captions: Sequence[str]) -> None:
-    """Write the text beside an image: a line for each caption."""
+    """Write the text next to an image: a line for each caption."""
     with open(file, "x", encoding="utf-8", newline="") as stream:  # "x": never through a link to an image
         stream.writelines(f"{on_one_line(caption)}\n" for caption in captions)
 
 
 def write_shards(
-    samples: Iterable[tuple[Placed, bytes]], file: Callable[[int], Path], *, several: bool
-) -> list[Placed]:
+    samples: Iterable[tuple[NamedImage, bytes]], file: Callable[[int], Path], *, several: bool
+) -> list[NamedImage]:
     """Write WebDataset's tar files: each image under a number, with its extension, a ``.txt`` and a ``.json``.
 
     Args:
@@ -187,12 +187,12 @@ def write_shards(
         file: a tar file by its number, from 0.
         several: begin another after 1 GB or 10,000 images.
     """
-    placed: list[Placed] = []
+    named: list[NamedImage] = []
     archive: tarfile.TarFile | None = None
     shards = 0
     with ExitStack() as opened:
         for (image, name), content in samples:
-            if archive is None or (several and (archive.offset > _SHARD_BYTES or len(placed) % _SHARD_IMAGES == 0)):
+            if archive is None or (several and (archive.offset > _SHARD_BYTES or len(named) % _SHARD_IMAGES == 0)):
                 opened.close()
                 archive = opened.enter_context(tarfile.open(file(shards), "w", format=tarfile.USTAR_FORMAT))
                 shards += 1
@@ -203,12 +203,12 @@ def write_shards(
                 ".json": json.dumps(about, ensure_ascii=False).encode(),
             }
             for extension, data in parts.items():
-                member = tarfile.TarInfo(f"{len(placed):09d}{extension}")
+                member = tarfile.TarInfo(f"{len(named):09d}{extension}")
                 member.size = len(data)
                 archive.addfile(member, io.BytesIO(data))
             archive.members = []  # type: ignore[attr-defined]  # tarfile would keep all members
-            placed.append(Placed(image, name))
-    return placed
+            named.append(NamedImage(image, name))
+    return named
 
 
 def on_one_line(caption: str) -> str:

@@ -22,7 +22,7 @@ MAX_PROFILE_BYTES = 16 << 20
 
 _EXPECTED = {"RGB ": "RGB", "GRAY": "L", "CMYK": "CMYK"}  # a profile's colour space -> the image's mode
 _NAMES = {"RGB": "colour", "L": "grey", "CMYK": "CMYK"}
-_SAME = 2  # of 255: sRGB profiles differ by rounding
+_TOLERANCE = 2  # of 255: sRGB profiles differ by rounding
 _lock = Lock()
 
 
@@ -76,7 +76,7 @@ def _transform(profile: bytes, mode: str) -> Any:
     before = _probe(mode)
     after = transform.apply(before)
     differences = (abs(a - b) for a, b in zip(before.convert("RGB").tobytes(), after.tobytes(), strict=True))
-    return None if max(differences) <= _SAME else transform
+    return None if max(differences) <= _TOLERANCE else transform
 
 
 def _probe(mode: str) -> Image.Image:

@@ -1,4 +1,4 @@
-"""Writes a caption data set in another format.
+"""Writing a caption data set in another format.
 
 A file (``photos.csv``) names the images where they are. A folder holds them too, as links or copies, and so does a tar
 file. :func:`~captioner.data.annotations.read_captions` reads all of them back.
@@ -17,8 +17,8 @@ from pathlib import Path, PurePosixPath
 
 from captioner import files
 from captioner.data.caption_files import (
+    NamedImage,
     Names,
-    Placed,
     numbers_in,
     usable_name,
     write_coco,
@@ -40,7 +40,7 @@ WRITABLE = ("coco", "karpathy", "jsonl", "csv", "imagefolder", "webdataset", "tx
 """The formats that can be written; an extension such as ``.caption`` is ``txt`` with files of that extension."""
 
 _ENDINGS = {".jsonl": ("jsonl",), ".csv": ("csv",), ".json": ("karpathy", "coco"), ".tar": ("webdataset",)}  # of files
-_OTHERS = (".parquet", ".txt", ".tsv", ".zip", ".gz")  # endings of files that are not written
+_NOT_WRITABLE = (".parquet", ".txt", ".tsv", ".zip", ".gz")  # endings of files that are not written
 
 
 @dataclass(frozen=True)
@@ -73,7 +73,7 @@ def format_of_target(target: Path, format: str | None = None) -> str:
     """
     if os.path.lexists(target) and not (target.is_dir() and not any(target.iterdir())):
         raise AnnotationError(f"{target}: exists, and nothing is overwritten; give another name, or remove it")
-    if target.suffix.lower() in _OTHERS:
+    if target.suffix.lower() in _NOT_WRITABLE:
         raise AnnotationError(f"{target}: give a folder, or a file ending in {', '.join(_ENDINGS)}")
     fitting = _ENDINGS.get(target.suffix.lower(), ())
     if format is None:
@@ -82,7 +82,7 @@ def format_of_target(target: Path, format: str | None = None) -> str:
     if format not in WRITABLE and (not re.fullmatch(r"\.\w+", format) or format.lower() in IMAGE_EXTENSIONS):
         raise AnnotationError(
             f"format {format!r} cannot be written.{suggestion(format, list(WRITABLE))} Known: {', '.join(WRITABLE)}; "
-            "or the extension of text beside the images, such as .caption"
+            "or the extension of text next to the images, such as .caption"
         )
     if fitting and format not in fitting:
         raise AnnotationError(f"{target}: its name is that of {' or '.join(fitting)}, not {format}; give a folder")
@@ -102,7 +102,7 @@ def convert(
     Args:
         data: the data set, with all its splits.
         target: a file, which names the images where they are, or a folder, which holds them too; it must not exist.
-        format: one of :data:`WRITABLE`, or an extension for text beside the images; see :func:`format_of_target`.
+        format: one of :data:`WRITABLE`, or an extension for text next to the images; see :func:`format_of_target`.
         copy: copy the images into a folder instead of linking to them. Images inside other files are always copied.
         progress: called with the number of images written and their total.
 
@@ -112,23 +112,23 @@ def convert(
     """
     target = Path(target)
     format = format_of_target(target, format)
-    work = _Work(data, format, copy, progress or (lambda done, total: None))
+    work = _Conversion(data, format, copy, progress or (lambda done, total: None))
     in_file = target.suffix.lower() in _ENDINGS
     if in_file:
         with files.atomic_path(target) as temporary:
-            placed = work.write_file(temporary, target.parent)
+            named = work.write_file(temporary, target.parent)
     else:
         with files.atomic_folder(target) as temporary:
-            placed = work.write_folder(temporary)
-    images = tuple(image for image, _ in placed)
+            named = work.write_folder(temporary)
+    images = tuple(image for image, _ in named)
     captions = sum(len(image.captions) for image in images)
-    lost = tuple(lost_in_conversion(format, data.splits, placed, target if in_file else None))
+    lost = tuple(lost_in_conversion(format, data.splits, named, target if in_file else None))
     splits = CaptionData(data.name, format, images).splits
     return Conversion(format, splits, captions, lost, tuple(work.errors))
 
 
 @dataclass
-class _Work:
+class _Conversion:
     """One conversion: its settings, and the progress and errors so far."""
 
     data: CaptionData
@@ -139,56 +139,56 @@ class _Work:
     names: Names = field(default_factory=Names)
     errors: list[ImageError] = field(default_factory=list)
 
-    def write_file(self, file: Path, folder: Path) -> list[Placed]:
+    def write_file(self, file: Path, folder: Path) -> list[NamedImage]:
         """Write one file; names of images are relative to ``folder``, where it will be."""
         if self.format == "webdataset":
             return self._check(write_shards(self._read(self.data.images), lambda number: file, several=False))
-        placed = [Placed(image, _relative(image.path, folder)) for image in self.data.images]
-        self._write_captions(file, placed)
-        return placed
+        named = [NamedImage(image, _relative(image.path, folder)) for image in self.data.images]
+        self._write_captions(file, named)
+        return named
 
-    def write_folder(self, root: Path) -> list[Placed]:
+    def write_folder(self, root: Path) -> list[NamedImage]:
         """Write a folder with captions and images."""
         splits = self.data.splits
         if self.format == "webdataset":
-            placed = []
+            named = []
             for split in splits:
                 images = [image for image in self.data.images if image.split == split]
                 shard = partial(_shard_path, root, split)
-                placed += write_shards(self._read(images), shard, several=True)
-            return self._check(placed)
-        placed = self._check(list(self._place(root)))
+                named += write_shards(self._read(images), shard, several=True)
+            return self._check(named)
+        named = self._check(list(self._place(root)))
         if self.format == "karpathy":
-            self._write_captions(root / f"dataset_{usable_name(self.data.name)}.json", placed)
+            self._write_captions(root / f"dataset_{usable_name(self.data.name)}.json", named)
         elif self.format in ("jsonl", "csv"):
-            self._write_captions(root / f"captions.{self.format}", placed)
+            self._write_captions(root / f"captions.{self.format}", named)
         elif self.format == "coco":
             (root / "annotations").mkdir(exist_ok=True)
-            for split, part in _by_split(placed).items():
+            for split, part in _by_split(named).items():
                 self._write_captions(root / "annotations" / f"captions_{usable_name(split)}.json", part)
         elif self.format == "imagefolder":
-            for split, part in _by_split(placed).items():
-                write_metadata(root / self._folder(split) / "metadata.jsonl", part, placed)
+            for split, part in _by_split(named).items():
+                write_metadata(root / self._folder(split) / "metadata.jsonl", part, named)
         else:
             extension = ".txt" if self.format == "txt" else self.format
-            for image, name in placed:
+            for image, name in named:
                 write_sidecar((root / name).with_suffix(extension), image.captions)
-        return placed
+        return named
 
-    def _write_captions(self, file: Path, placed: Sequence[Placed]) -> None:
+    def _write_captions(self, file: Path, named: Sequence[NamedImage]) -> None:
         # Names of files may have bytes that are not UTF-8.
         with open(file, "w", encoding="utf-8", errors="surrogateescape", newline="") as stream:
             if self.format == "coco":
-                write_coco(stream, placed, self.data.name, self._numbers())
+                write_coco(stream, named, self.data.name, self._numbers())
             elif self.format == "karpathy":
-                write_karpathy(stream, placed, self.data.name)
+                write_karpathy(stream, named, self.data.name)
             else:
-                (write_lines if self.format == "jsonl" else write_table)(stream, placed)
+                (write_lines if self.format == "jsonl" else write_table)(stream, named)
 
     def _numbers(self) -> dict[str, int]:
         """Return the number of each image for COCO: its id if all ids are whole numbers, else its position from 1."""
         ids = [image.image_id for image in self.data.images]
-        if numbers_in([Placed(image, "") for image in self.data.images]):
+        if numbers_in([NamedImage(image, "") for image in self.data.images]):
             return {each: int(each) for each in ids}
         return {each: number for number, each in enumerate(ids, 1)}
 
@@ -202,7 +202,7 @@ class _Work:
             return split if self.format == "imagefolder" and len(self.data.splits) > 1 else ""
         return "validation" if split == "val" else usable_name(split)
 
-    def _place(self, root: Path) -> Iterator[Placed]:
+    def _place(self, root: Path) -> Iterator[NamedImage]:
         """Link or copy the images into folders, and yield those that there are."""
         for image in self.data.images:
             try:
@@ -221,10 +221,10 @@ class _Work:
             except ImageError as error:
                 self.errors.append(error)
             else:
-                yield Placed(image, name)
+                yield NamedImage(image, name)
             self._step()
 
-    def _read(self, images: Iterable[CaptionedImage]) -> Iterator[tuple[Placed, bytes]]:
+    def _read(self, images: Iterable[CaptionedImage]) -> Iterator[tuple[NamedImage, bytes]]:
         """Yield the images that can be read, with their names and bytes."""
         for image in images:
             try:
@@ -233,24 +233,24 @@ class _Work:
             except ImageError as error:
                 self.errors.append(error)
             else:
-                yield Placed(image, self.names.of(image, "", content)), content
+                yield NamedImage(image, self.names.of(image, "", content)), content
             self._step()
 
     def _step(self) -> None:
         self.done += 1
         self.progress(self.done, len(self.data.images))
 
-    def _check(self, placed: list[Placed]) -> list[Placed]:
-        if not placed:
+    def _check(self, named: list[NamedImage]) -> list[NamedImage]:
+        if not named:
             raise AnnotationError(f"{self.data.name}: none of its images can be read, the first: {self.errors[0]}")
-        return placed
+        return named
 
 
-def _by_split(placed: Iterable[Placed]) -> dict[str, list[Placed]]:
+def _by_split(named: Iterable[NamedImage]) -> dict[str, list[NamedImage]]:
     """Group images by their split; their names become relative to its folder."""
-    parts: dict[str, list[Placed]] = {}
-    for image, name in placed:
-        parts.setdefault(image.split, []).append(Placed(image, PurePosixPath(name).name))
+    parts: dict[str, list[NamedImage]] = {}
+    for image, name in named:
+        parts.setdefault(image.split, []).append(NamedImage(image, PurePosixPath(name).name))
     return parts
 
 

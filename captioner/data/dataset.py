@@ -33,14 +33,14 @@ _NAMES = {
     "tst": "test",
 }
 _STEMS = ("train", "restval", "val", "dev", "test", *filter(None, _NAMES))
-_AROUND = re.compile(rf"(?:split[.:_ -])?({'|'.join(_STEMS)})(?:[_ -]?(?:set|split|data))?[_ -]?(?:\d{{4}})?")
+_SPLIT = re.compile(rf"(?:split[.:_ -])?({'|'.join(_STEMS)})(?:[_ -]?(?:set|split|data))?[_ -]?(?:\d{{4}})?")
 
 
 @lru_cache(maxsize=1024)
 def split_name(name: str) -> str:
     """Return the standard name of a split: "Training ", "train_set" and "train2014" are "train", "" is "all"."""
     plain = "".join(letter for letter in name.casefold() if category(letter) != "Cf").strip()  # spaces without width
-    stem = _AROUND.fullmatch(plain)
+    stem = _SPLIT.fullmatch(plain)
     return _NAMES.get(plain, _NAMES.get(stem[1], stem[1]) if stem else plain)
 
 
@@ -90,7 +90,7 @@ class CaptionData:
         format: its format.
         images: in the order of the file.
         problems: the skipped records.
-        notes: the guesses made in reading it, as sentences.
+        notes: the assumptions made in reading it, as sentences.
     """
 
     name: str
@@ -104,7 +104,7 @@ class CaptionData:
         """The number of images in each split, in the order of appearance."""
         return dict(Counter(image.split for image in self.images))
 
-    def complaint(self) -> str | None:
+    def problem_summary(self) -> str | None:
         """Return a line with the number of malformed records and the first of them; None if there are none.
 
         Only the whole data set has them, not its splits.

@@ -37,7 +37,7 @@ _MAX_J2K_PACKETS = 4_000_000  # about 1 microsecond for each; 20 layers at the l
 _MARKER = re.compile(rb"\xff([^\x00\xff])")
 _SOF = {0xC0, 0xC1, 0xC2, 0xC3, 0xC9, 0xCA, 0xCB}
 _UNREADABLE = {**dict.fromkeys((0xC5, 0xC6, 0xC7, 0xCD, 0xCE, 0xCF), "hierarchical"), 0xF7: "lossless (JPEG-LS)"}
-_ALONE = {0x01, *range(0xD0, 0xD9)}  # markers without a segment
+_WITHOUT_SEGMENT = {0x01, *range(0xD0, 0xD9)}  # markers without a segment
 
 
 def check_jpeg(stream: IO[bytes], name: str, limit: int) -> None:
@@ -99,7 +99,7 @@ def _segments(data: bytes, start: int = 2) -> Iterator[tuple[int, int, int]]:
         marker, start = match[1][0], match.end()
         if marker == 0xD9:
             return
-        if marker in _ALONE:
+        if marker in _WITHOUT_SEGMENT:
             continue
         end = start + max(int.from_bytes(data[start : start + 2], "big"), 2)
         yield marker, start + 2, end

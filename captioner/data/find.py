@@ -1,4 +1,4 @@
-"""Finds image files by names, folders and glob patterns."""
+"""Finding image files by names, folders and glob patterns."""
 
 from __future__ import annotations
 

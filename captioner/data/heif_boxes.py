@@ -1,7 +1,7 @@
 """The boxes of HEIF and AVIF files: which images they hold, and how many pixels are decoded.
 
 The declared size may be that of a crop of a larger image, of a grid of images, or of a grid of grids, and an image
-coded as AV1 has a size of its own. This module adds up the coded images that the primary image is made of.
+coded as AV1 declares a size that may differ. This module adds up the coded images of which the primary image consists.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from captioner.errors import ImageError
 _MAX_UNITS = 10_000  # of AV1 in a file; an image takes about 3
 _MAX_EXTENTS = 100_000  # byte ranges of images
 _MAX_TRACKS = 16
-_MIN_PIXELS = 4096  # pixels counted for an image at least, for its fixed cost
+_MIN_PIXELS = 4096  # pixels counted for an image at least, as every image has a fixed cost
 PADDING = 63
 """Pixels that an encoder may add to each side, to fill whole blocks."""
 

@@ -47,12 +47,12 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 ImageSource: TypeAlias = "str | Path | bytes | Image.Image | np.ndarray[Any, Any] | torch.Tensor"
 
-# Formats that Pillow decodes by itself: EPS would run Ghostscript. TGA is last, since it has no magic number. HEIF,
-# which pi-heif decodes, is recognised by its brand before these are tried.
+# Formats that Pillow decodes without another program: EPS would run Ghostscript. TGA is last, since it has no magic
+# number. HEIF, which pi-heif decodes, is recognised by its brand before these are tried.
 _FORMATS = ("JPEG", "PNG", "GIF", "BMP", "DIB", "PPM", "WEBP", "TIFF", "AVIF", "JPEG2000", "ICO", "CUR", "TGA")
 
 _CHECKS = {"JPEG": check_jpeg, "TIFF": check_tiff, "JPEG2000": check_jpeg2000, "ICO": check_icons, "CUR": check_icons}
-_BMP_HEAD = 1 << 16  # bytes that a BMP may have beside its pixels, which take at most 2 each if compressed
+_BMP_HEAD = 1 << 16  # bytes that a BMP may have in addition to its pixels, which take at most 2 each if compressed
 _KINDS = {"HEIF": "HEIC", "MPO": "JPEG"}
 
 _Turn = Image.Transpose
@@ -130,7 +130,7 @@ def check_file(source: str | Path | bytes, *, max_pixels: int | None = None) -> 
 
 
 def upright_size(source: str | Path) -> tuple[int, int]:
-    """Return the width and height of an upright image by its header; only that of a JPEG tells how it is turned.
+    """Return the width and height of an upright image by its header; only a JPEG's header has the orientation.
 
     Raises:
         ImageError: see :func:`check_file`.
@@ -183,7 +183,7 @@ def _decode(stream: IO[bytes], name: str, limit: int, min_size: int | None) -> I
 
 @contextmanager
 def _reasons(name: str, kind: str, messages: Sequence[str] = ()) -> Iterator[None]:
-    """Turn any error into one that names the image: a damaged file can make a decoder raise nearly all kinds."""
+    """Turn any error into an :class:`ImageError`: a damaged file can make a decoder raise nearly any type of error."""
     try:
         yield
     except CaptionerError:

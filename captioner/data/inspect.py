@@ -99,7 +99,7 @@ class DataReport:
         repeated_captions: ids of images with a caption that occurs twice, word for word.
         empty_captions: number of captions without a word, including those skipped by the reader.
         problems: malformed records skipped by the reader.
-        notes: guesses of the reader.
+        notes: assumptions of the reader.
     """
 
     name: str

@@ -1,4 +1,4 @@
-"""Loads images into batches in threads: :func:`load_image`, :meth:`Transform.pixels`, and their errors.
+"""Loading images into batches in threads, by :func:`load_image` and :meth:`Transform.pixels`, with their errors.
 
 Letters in shapes: B images in a batch, S the transform's size in pixels.
 """

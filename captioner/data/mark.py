@@ -11,7 +11,7 @@ from captioner.errors import FileError
 PROGRAM = "Captioner"
 """Written to the field for the program's name in the format of a figure."""
 
-_READ = 4096  # bytes at the start and at the end of a file, one of which holds the mark
+_BYTES_READ = 4096  # bytes at the start and at the end of a file, one of which holds the mark
 _MARKS = (
     f"tEXtSoftware\0{PROGRAM}".encode(),  # PNG
     b"!\xfe" + bytes([len(PROGRAM)]) + PROGRAM.encode() + b"\0",  # GIF: a comment
@@ -31,9 +31,9 @@ def is_figure(path: str | Path) -> bool:
         if not stat.S_ISREG(os.stat(path).st_mode):  # opening a pipe would wait for a writer
             return False
         with open(path, "rb") as file:
-            start = file.read(_READ)
-            file.seek(max(0, os.fstat(file.fileno()).st_size - _READ))
-            end = file.read(_READ)
+            start = file.read(_BYTES_READ)
+            file.seek(max(0, os.fstat(file.fileno()).st_size - _BYTES_READ))
+            end = file.read(_BYTES_READ)
     except (OSError, ValueError):
         return False
     return start.startswith(_JSON_STARTS) or any(mark in part for part in (start, end) for mark in _MARKS)

@@ -1,9 +1,8 @@
 """Images inside tar and Parquet files, with names like those of files: ``photos.tar:dog.jpg``, ``photos.parquet:17``.
 
-Before the colon stands the file, after it the name of the member, or the number of the row counted from 0, as
-``captioner bulk`` names them. Such a name can be given wherever an image's file can: :func:`load_image
-<captioner.data.images.load_image>` reads the image out of the file when its turn comes, so nothing is unpacked to the
-disk beforehand.
+The file comes before the colon, the name of the member or the index of the row after it, as ``captioner bulk`` names
+them. Such a name is accepted like that of an image file: :func:`load_image <captioner.data.images.load_image>` reads
+the image from the containing file, and nothing is unpacked to the disk.
 
 A member of a tar file is read by its position. A row of Parquet is read in a group of rows: in their order, every group
 is read once; in random order, a group is read for each image, which is slow if groups are large.
@@ -34,7 +33,7 @@ BYTES = ("binary", "large_binary", "binary_view")
 
 _NAME = re.compile(r"(.+?\.(?:tar|parquet)):(.+)", re.DOTALL | re.IGNORECASE)
 _ROWS = 16  # rows of Parquet that are decoded at once
-_KEPT = 8  # such batches that stay in memory, since threads ask for rows in nearly their order
+_MAX_KEPT = 8  # such batches that stay in memory, since threads read rows in nearly their order
 
 
 def packed_name(file: str | Path, member: str | int) -> Path:
@@ -217,7 +216,7 @@ class _Rows:
         self.count: int = metadata.num_rows
         self.starts = [0, *accumulate(metadata.row_group(group).num_rows for group in range(metadata.num_row_groups))]
         self.lock = threading.Lock()
-        self.recent: deque[tuple[int, Any]] = deque(maxlen=_KEPT)  # the first row of each batch, and the batch
+        self.recent: deque[tuple[int, Any]] = deque(maxlen=_MAX_KEPT)  # the first row of each batch, and the batch
         self.following: Iterator[tuple[int, Any]] = iter(())
         self.next_row = self.end = 0  # the row that follows, and the end of its group
 

@@ -87,7 +87,7 @@ class _Opened:
         except ImportError:
             raise ImageError(
                 self.name,
-                f"raw photos need rawpy; run: {install('rawpy')}, or use the JPEG that the camera wrote beside it",
+                f"raw photos need rawpy; run: {install('rawpy')}, or use the JPEG that the camera wrote next to it",
             ) from None
         self.stream.seek(0)
         try:

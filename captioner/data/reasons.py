@@ -9,7 +9,7 @@ from PIL import Image
 LONG_TEXT = "its text or its ICC profile is longer"
 """The beginning of the reason if a PNG has more text than Pillow reads."""
 
-# Messages of Pillow and its libraries about intact files of a kind that they do not read.
+# Messages of Pillow and its libraries about intact files of formats that they do not support.
 _UNSUPPORTED = re.compile(
     r"not (yet )?supported|unsupported|cannot handle|not (built|configured|implemented|available)|"
     r"unknown (pixel mode|data organization|TGA mode|TGA map depth|TGA orientation|filter category|compression)|"

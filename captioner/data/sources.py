@@ -1,4 +1,4 @@
-"""What images are read from: files, parts of packed files, and bytes in memory."""
+"""The sources of images: files, parts of packed files, and bytes in memory."""
 
 from __future__ import annotations
 

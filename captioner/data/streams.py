@@ -11,13 +11,13 @@ import io
 from captioner.errors import ImageError
 
 _READS = 100_000  # an ordinary image takes about 50
-_BYTES_A_READ = 256  # beyond them; a PNG in chunks of 8 kB takes a read for each 2000 bytes
+_BYTES_PER_READ = 256  # for further reads; a PNG in chunks of 8 kB needs one per 2000 bytes
 
 
 class _ReadLimit:
     def _allow(self, name: str, size: int) -> None:
         self._name = name
-        self._left = _READS + size // _BYTES_A_READ
+        self._left = _READS + size // _BYTES_PER_READ
 
     def _count(self) -> None:
         self._left -= 1

@@ -25,7 +25,7 @@ MAX_SIZE = 4096  # pixels of a side: with more, a damaged config would fill the 
 
 
 class Transform(Settings):
-    """Makes the encoder's input of an image; part of the encoder's config, so inference repeats training.
+    """Makes the encoder's input from an image; part of the encoder's config, so training and inference use the same.
 
     Attributes:
         size: side of the encoder's square input, in pixels (S).
@@ -94,7 +94,7 @@ class Transform(Settings):
         return batch.to(torch.float32).div_(255).sub_(mean).div_(std)
 
     def _box(self, image_size: tuple[int, int]) -> tuple[float, float, float, float]:
-        """Return the seen part in the image's own pixels.
+        """Return the part that is kept, in pixels of the image.
 
         For ``crop`` it is the box that resizing and then cropping would cut out, at whole pixels of the resized image.
         That image is never made: of a very long image, it would not fit into memory.
@@ -112,10 +112,10 @@ class Transform(Settings):
         return (left * x, top * y, min((left + self.size) * x, width), min((top + self.size) * y, height))
 
 
-class Together(Transform):
-    """Several transforms of one image, stacked vertically in an array (3, H, W): it is read once.
+class CombinedTransform(Transform):
+    """Several transforms of one image, stacked vertically in an array (3, H, W), so the image is read once.
 
-    Its own settings, and the part that it sees, are those of the first.
+    The settings of the instance, and the part of the image that it keeps, are those of the first transform.
 
     Attributes:
         parts: the transforms.
@@ -124,7 +124,7 @@ class Together(Transform):
     parts: tuple[Transform, ...]
 
     @classmethod
-    def of(cls, parts: Sequence[Transform]) -> Together:
+    def of(cls, parts: Sequence[Transform]) -> CombinedTransform:
         """Combine transforms."""
         return cls(**parts[0].model_dump(include=set(Transform.model_fields)), parts=tuple(parts))
 

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from captioner.caption import MEAN, Caption
-from captioner.data.transform import Together
+from captioner.data.transform import CombinedTransform
 from captioner.decoders import State, Step
 from captioner.encoders import Encoder
 from captioner.engines.engine import best_of, captions_of
@@ -168,7 +168,7 @@ class EnsembleEngine(TorchEngine):
         # The part of the image that the first transform keeps is where the attention is shown.
         transforms = [encoder.transform for encoder in (first_shown, *self.encoders)]
         self._transforms = [part for number, part in enumerate(transforms) if part not in transforms[:number]]
-        self.transform = self._transforms[0] if len(self._transforms) == 1 else Together.of(self._transforms)
+        self.transform = self._transforms[0] if len(self._transforms) == 1 else CombinedTransform.of(self._transforms)
         log.info("an ensemble of %d models on %d encoders", len(models), len(encoders))
 
     @property
@@ -190,7 +190,7 @@ class EnsembleEngine(TorchEngine):
 
     def encode(self, pixels: Tensor) -> Memories:
         """Encode pixels by each encoder once; stages that encoders share run once."""
-        views = self.transform.split(pixels) if isinstance(self.transform, Together) else [pixels]
+        views = self.transform.split(pixels) if isinstance(self.transform, CombinedTransform) else [pixels]
         parts: dict[int, Memory] = {}
         for front, cut, numbers in self._fronts:
             memory = front(views[self._transforms.index(front.transform)])

@@ -34,7 +34,7 @@ from captioner.features.store import (
     Kind,
     shard_name,
 )
-from captioner.machine.processes import ALONE, Processes
+from captioner.machine.processes import SINGLE_PROCESS, Processes
 from captioner.memory import Memory
 
 
@@ -119,7 +119,7 @@ def build_store(
     workers: int = 2,
     shard: int = SHARD,
     progress: Callable[[int, int], object] | None = None,
-    processes: Processes = ALONE,
+    processes: Processes = SINGLE_PROCESS,
 ) -> StoreReport:
     """Encode images into a store, or resume an unfinished one.
 

@@ -1,4 +1,4 @@
-"""Alignments: which words of a text its translation looked at, as a matrix and as a page to explore.
+"""Alignments: the attention of a translation to the words of its source, as a matrix and as a page to explore.
 
 The matrix follows figure 3 of Bahdanau et al. 2015 (https://arxiv.org/abs/1409.0473): a row for each word written, a
 column for each word read. Attention over pieces of words is summed and averaged to whole words; see

@@ -2,7 +2,7 @@
 
 It works with mouse, touch and keyboard. The page computes the map as :mod:`captioner.figures.heat` does; a word lights
 up as strongly as its map is coloured at that point, and the number below it is its weight there. A slider weakens or
-strengthens the map. :attr:`Caption.others` are shown beside the caption, each with its log-probability.
+strengthens the map. :attr:`Caption.others` are shown next to the caption, each with its log-probability.
 
 The script reads JSON:
 

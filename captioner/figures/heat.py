@@ -4,10 +4,11 @@ The weights of a grid, such as 14x14, are interpolated over the image by a Gauss
 mean of all attention weights, with coefficients ``exp(-d^2 / (2 s^2))``, where ``d`` is the distance in cells from the
 point to the centre of the weight's cell and ``s`` is :attr:`Style.smoothing`. The map therefore lies between zero and
 the largest weight, uniform attention stays uniform, and smoothing 0 draws plain cells. The weights of regions are not
-smoothed: the map at a point is the largest weight of the boxes that contain it, as the sum would be highest where many
-boxes overlap that nothing looked at.
+smoothed: the map at a point is the largest weight of the boxes that contain it, as a sum would be highest where many
+boxes overlap, also without attention.
 
-Only attention above even, 1 / N, is coloured. Even attention is a large share of the maximum and would veil the image.
+Only attention above uniform, 1 / N, is coloured: uniform attention is a large share of the maximum and would veil the
+image.
 
 Letters in shapes: T words, N regions or cells, H and W height and width in pixels of the image as drawn.
 """
@@ -63,7 +64,7 @@ class Heat:
 
     Attributes:
         weights: (T, N) float64.
-        even: the weight of each region or cell if attention were even.
+        uniform: the weight of each region or cell under uniform attention, 1 / N.
         boxes: (N, 4), relative to the whole image; ``None`` for the cells of a grid.
 
     Raises:
@@ -73,7 +74,7 @@ class Heat:
     def __init__(self, caption: Caption, style: Style) -> None:
         self.weights: Array = require_attention(caption).astype(np.float64)
         self.grid, self.seen, self.style, self.labels = caption.grid, caption.seen, style, caption.labels
-        self.even = 1 / self.weights.shape[1]
+        self.uniform = 1 / self.weights.shape[1]
         self.boxes: Array | None = None
         if caption.grid is None and caption.boxes is not None:
             x0, y0, x1, y1 = caption.seen
@@ -90,12 +91,12 @@ class Heat:
         The lower bound keeps nearly uniform attention pale.
         """
         highest = self._highest[word] if self.style.scale == "word" else max(self._highest)
-        return max(highest, min(1.0, 4 * self.even))
+        return max(highest, min(1.0, 4 * self.uniform))
 
     def share(self, word: int, weights: Array) -> Array:
-        """Return how strongly weights of a word are coloured, 0..1: 0 up to even attention, 1 is the last colour."""
-        # Above even attention there is nothing if there is a single region.
-        return np.clip((weights - self.even) / max(self.top(word) - self.even, 1e-9), 0, 1)
+        """Return how strongly weights of a word are coloured, 0..1: 0 up to uniform attention, 1 is the last colour."""
+        # A single region never has more than uniform attention.
+        return np.clip((weights - self.uniform) / max(self.top(word) - self.uniform, 1e-9), 0, 1)
 
     def _height(self, weights: Array) -> float:
         """Return a map's maximum; that of a grid is sampled at 4x4 points per cell."""

@@ -31,7 +31,7 @@ function mapsOf(data) {
       view: data.views[view],
       peak: peaks[t],
       top: tops[t],
-      even: 1 / places,
+      uniform: 1 / places,
       weights: Float64Array.from({ length: places }, (_, n) => weight(t, n)),
     }));
   });
@@ -81,10 +81,10 @@ function mapsOf(data) {
     return [Math.min(rows - 1, Math.floor(v * rows)), Math.min(columns - 1, Math.floor(u * columns))];
   }
 
-  // How strongly a weight is coloured, 0..1: 0 up to even attention, 1 is the last colour, as in captioner/figures/heat.py.
+  // How strongly a weight is coloured, 0..1: 0 up to uniform attention, 1 is the last colour, as in captioner/figures/heat.py.
   function share(word, weight) {
-    const { top, even } = words[word];
-    return Math.min(1, Math.max(0, (weight - even) / Math.max(top - even, 1e-9)));
+    const { top, uniform } = words[word];
+    return Math.min(1, Math.max(0, (weight - uniform) / Math.max(top - uniform, 1e-9)));
   }
 
   // A word's map as colour indices, 0..255, one per canvas pixel. They are cached; the strength affects only colours.

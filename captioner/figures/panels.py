@@ -24,7 +24,7 @@ _TARGET = 0.7  # height / width of all panels together
 
 @dataclass(frozen=True)
 class PanelLayout:
-    """PanelLayout of the panels on a sheet, in pixels.
+    """The layout of the panels on a sheet, in pixels.
 
     Attributes:
         columns: panels per row.
@@ -224,13 +224,13 @@ def mark_seen(page: Sheet, seen: Box, at: tuple[int, int], size: tuple[int, int]
 
 
 def _legend(page: Sheet, style: Style, colours: Array, left: int, bottom: int, text: float, *notes: str) -> None:
-    """Draw the colour scale, from even attention up, on grey like an image under a map, and explain it."""
+    """Draw the colour scale, from uniform attention up, on grey like an image under a map, and explain it."""
     width, height = round(14 * text), max(3, round(0.75 * text))
     ramp = np.repeat(np.linspace(0, 1, width)[None], height, axis=0)
     grey = np.full((height, width, 3), 0.75, dtype=np.float32)
-    x = left + round(width_of("even", text) + 0.5 * text)
+    x = left + round(width_of("uniform", text) + 0.5 * text)
     page.place(overlay(grey, ramp, colours), x, bottom - height)
-    page.text(left, bottom, "even", text, colour=PALE)
+    page.text(left, bottom, "uniform", text, colour=PALE)
     scope = "the word" if style.scale == "word" else "the caption"
     legend = "  ·  ".join((f"strongest of {scope}", *filter(None, notes)))
     after = x + width + 0.5 * text

@@ -1,4 +1,4 @@
-"""Writes files and folders atomically (temporary file, fsync, rename)."""
+"""Writing files and folders atomically (temporary file, fsync, rename)."""
 
 from __future__ import annotations
 

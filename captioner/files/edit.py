@@ -1,4 +1,4 @@
-"""Replaces existing files by edited ones with the same owner and permissions."""
+"""Replacing existing files by edited ones with the same owner and permissions."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ def atomic_edit(path: str | Path, seen: os.stat_result, *, keep_times: bool, siz
     """Yield a temporary path; on success its file replaces ``path``, which exists and has not changed since ``seen``.
 
     The new file has the owner, the permissions and, where the system shows them, the extended attributes of the old
-    one. On an exception, ``path`` stays as it was and the temporary file is removed. After a power cut, either of them
-    is there, whole: the folder is not flushed, which takes as long as the file.
+    one. On an exception, ``path`` stays as it was and the temporary file is removed. After a power cut, either the old
+    or the new file is there, complete: the folder is not flushed, which would take as long as the file.
 
     Args:
         path: the file that is edited.
@@ -77,7 +77,7 @@ def check_editable(path: str | Path) -> None:
 
 
 def same_file(one: os.stat_result, other: os.stat_result) -> bool:
-    """Return whether two looks at a file found the same content: device, inode, size and time of its last change."""
+    """Return whether two statuses are of the same content, by device, inode, size and time of the last change."""
     fields = ("st_dev", "st_ino", "st_size", "st_mtime_ns")
     return all(getattr(one, field) == getattr(other, field) for field in fields)
 

@@ -1,4 +1,4 @@
-"""Hidden folders, in which files are written before they replace others; those of killed processes are removed."""
+"""Hidden folders in which files are written before they replace others; those of killed processes are removed."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _cleared: set[Path] = set()  # folders without leftovers
 
 @contextmanager
 def workplace(path: Path, size: int = 0) -> Iterator[Path]:
-    """Yield a free path in a hidden folder beside ``path``, with the same name.
+    """Yield a free path in a hidden folder next to ``path``, with the same name.
 
     The hidden folder is removed at the end. This process locks a file in it. A killed process therefore leaves an
     unlocked one, which the next writer to the same folder removes.

@@ -25,7 +25,7 @@ def try_lock(path: Path, *, surely: bool = False) -> int | None:
 
     Args:
         path: the file.
-        surely: raise an error if the file system has no locks, instead of only opening the file.
+        surely: raise an error if the file system has no locks; otherwise the file is then only opened.
 
     Returns:
         The open file, or ``None`` if another process has the lock.

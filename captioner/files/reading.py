@@ -1,4 +1,4 @@
-"""Reads small files within bounds."""
+"""Reading small files within limits of size."""
 
 from __future__ import annotations
 

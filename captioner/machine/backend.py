@@ -148,7 +148,7 @@ def _quieten() -> None:
 
 
 def keep_freed_memory() -> None:
-    """Keep freed memory for the next tensor; the system would have to clear returned memory again.
+    """Keep freed memory in the process for the next tensor, as the system would clear returned memory.
 
     Encoding images on a CPU becomes about 15 % faster. Without glibc, this has no effect.
     """

@@ -1,4 +1,4 @@
-"""The packages that only some tasks need: the extra of captioner that installs each, and the error that names it."""
+"""Packages that only some tasks need, the extras that install them, and the errors where they are missing."""
 
 from __future__ import annotations
 

@@ -117,4 +117,4 @@ class Processes:
                 tensor.copy_(mean.view(tensor.shape))
 
 
-ALONE = Processes()
+SINGLE_PROCESS = Processes()

@@ -1,4 +1,4 @@
-"""Captions where image libraries keep them: in text and XMP files beside the images, and in XMP inside them.
+"""Captions where image libraries keep them: in text and XMP files next to the images, and in XMP inside them.
 
 What a person wrote is kept, the compressed image never changes, and a file is replaced as a whole or not at all.
 """

@@ -1,7 +1,7 @@
-"""Whose text a caption in an image's metadata is: a person's, this program's, or the camera's.
+"""The authors of captions in an image's metadata: a person, this program, or the camera.
 
-A packet that this program writes also has a mark of each text in it. A text without a mark is a person's, and so is one
-that a person has changed.
+A packet that this program writes also has a mark of each text in it. A text without a mark is a person's, and so is a
+text that a person has changed.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from captioner.metadata.packet import ALT_TEXT, DEFAULT, DESCRIPTION, Packet
 
 Author: TypeAlias = Literal["person", "captioner", "camera"]
 
-# What cameras, phones and GIMP put into ImageDescription by themselves.
+# Default texts of cameras, phones and GIMP in ImageDescription.
 _CAMERAS = (
     *("olympus digital camera", "sony dsc", "minolta digital camera", "konica minolta digital camera", "samsung"),
     *("samsung camera pictures", "samsung digital camera", "pentax digital camera", "kodak digital still camera"),
@@ -46,7 +46,7 @@ class Text:
 
 @dataclass(frozen=True)
 class Plan:
-    """What to write into a packet.
+    """The texts to write into a packet.
 
     Attributes:
         texts: by field, the text in each language to set; empty if nothing is to be written.

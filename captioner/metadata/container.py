@@ -1,4 +1,4 @@
-"""What the four kinds of image files that can hold XMP have in common."""
+"""The common form of the four kinds of image files that can hold XMP."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ MAX_XMP = 64 << 20
 
 
 class Container(ABC):
-    """An image file, taken apart.
+    """The parts of an image file.
 
     Attributes:
         source: the file.

@@ -39,7 +39,7 @@ _OTHERS = (  # (offset, bytes there, name)
 
 @dataclass(frozen=True)
 class Outcome:
-    """What became of a caption.
+    """The result of writing a caption.
 
     Attributes:
         path: the file that holds it, or would.
@@ -57,7 +57,7 @@ def embed(
     captions: str | Mapping[str, str],
     *,
     seen: os.stat_result | None = None,
-    beside: list[Text] | None = None,
+    sidecars: list[Text] | None = None,
     overwrite: bool = False,
 ) -> Outcome:
     """Write captions into an image file as XMP: dc:description and IPTC's text for people who do not see the image.
@@ -70,7 +70,7 @@ def embed(
         image: a JPEG, PNG, WebP or TIFF file.
         captions: a caption, or captions by language tag, of which most programs show the first.
         seen: the file's status when it was captioned, to refuse one that has changed since.
-        beside: the texts of its sidecars (:func:`captioner.metadata.xmp_sidecars.sidecar_texts`); a person's counts
+        sidecars: the texts of its sidecars (:func:`captioner.metadata.xmp_sidecars.sidecar_texts`); a person's counts
             like one in the file.
         overwrite: also replace what a person wrote.
 
@@ -96,7 +96,7 @@ def embed(
         if container.refusal is not None:
             raise container.refusal
         packet = _packet(container.packet, source)
-        others = [*_texts_beside_packet(container, packet.marks, path.name), *(beside or [])]
+        others = [*_texts_outside_packet(container, packet.marks, path.name), *(sidecars or [])]
         decision = plan(packet, wanted, others, overwrite=overwrite)
         outcome = Outcome(path, tuple(decision.texts), decision.kept)
         if not decision.texts:
@@ -138,7 +138,7 @@ def embedded_texts(image: str | Path) -> list[Text]:
             for field, language, text in found
             if text.strip()
         ]
-        return texts + _texts_beside_packet(container, packet.marks, path.name)
+        return texts + _texts_outside_packet(container, packet.marks, path.name)
 
 
 def by_language(captions: str | Mapping[str, str]) -> dict[str, str]:
@@ -182,7 +182,7 @@ def open_image(path: Path) -> IO[bytes]:
 
 
 def open_container(source: Source) -> Container | None:
-    """Take an image file apart, or return ``None`` for a kind that this does not know.
+    """Parse an image file; return ``None`` for a kind that is not supported.
 
     Raises:
         ImageError: it is damaged or empty.
@@ -223,7 +223,7 @@ def _packet(data: bytes | None, source: Source) -> Packet:
 
 
 def _extended_texts(container: Container, field: str) -> list[tuple[str, str]]:
-    """Return the texts of a field in XMP beside the packet; damaged XMP has none that any program could read."""
+    """Return the texts of a field in XMP outside the packet; damaged XMP has none that any program could read."""
     found = []
     for packet in container.extended:
         with suppress(PacketError):
@@ -231,7 +231,7 @@ def _extended_texts(container: Container, field: str) -> list[tuple[str, str]]:
     return found
 
 
-def _texts_beside_packet(container: Container, marks: frozenset[str], place: str) -> list[Text]:
+def _texts_outside_packet(container: Container, marks: frozenset[str], place: str) -> list[Text]:
     """Return the captions of a file that are not in its packet."""
     found = [(DESCRIPTION, DEFAULT, text) for text in container.descriptions]
     found += [(field, *item) for field in (DESCRIPTION, ALT_TEXT) for item in _extended_texts(container, field)]

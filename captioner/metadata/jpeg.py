@@ -16,7 +16,7 @@ _EXIF, _PHOTOSHOP, _MPF = b"Exif\0", b"Photoshop 3.0\0", b"MPF\0"
 _MAX_PACKET = 65533 - len(_XMP)  # a segment's length has 16 bits, and counts itself
 _ENTRIES = 0xB002  # MPF's list of images
 _SCAN, _END = 0xDA, 0xD9
-_ALONE = {0x01, *range(0xD0, 0xD8)}  # markers without a segment
+_WITHOUT_SEGMENT = {0x01, *range(0xD0, 0xD8)}  # markers without a segment
 
 
 @dataclass(frozen=True)
@@ -88,7 +88,7 @@ class Jpeg(Container):
             if marker in (0, _END):
                 raise source.fault("it has no JPEG image")
             position += 2
-            if marker in _ALONE:
+            if marker in _WITHOUT_SEGMENT:
                 continue
             (length,) = struct.unpack(">H", source.read(position, 2))
             if length < 2:

@@ -26,7 +26,7 @@ class PacketError(ValueError):
 
 @dataclass
 class Node:
-    """An element that matters, with the positions of its tags in the packet.
+    """An element of interest, with the positions of its tags in the packet.
 
     Attributes:
         name: of the element.

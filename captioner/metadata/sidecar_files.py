@@ -1,4 +1,4 @@
-"""The files beside images: which image each belongs to, and how they are read and replaced."""
+"""The files next to images: which image each belongs to, and how they are read and replaced."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Reads a file by positions, within its bounds."""
+"""Reading a file by positions, within its bounds."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Captions in text files beside images."""
+"""Captions in text files next to images."""
 
 from __future__ import annotations
 
@@ -29,10 +29,10 @@ _MAX_TEXT = 1 << 20  # a longer text file is not a caption of this program
 
 
 class TextSidecars:
-    """Writes captions into text files beside the images, as programs that train on images read them.
+    """Writes captions into text files next to the images, as programs that train on images read them.
 
-    A text file has no place for a mark. A hidden file in each folder, :data:`RECORD`, has therefore a line for each
-    sidecar written there: what does not match it is a person's. A sidecar that is moved without the record is a
+    A text file has no place for a mark, so a hidden file in each folder, :data:`RECORD`, has a line for each sidecar
+    written there: a text that does not match it is a person's. A sidecar that is moved without the record counts as a
     person's, too.
 
     Args:

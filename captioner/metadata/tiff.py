@@ -1,7 +1,7 @@
 """XMP in TIFF files: tag 700 of the first directory (XMP specification, part 3, section 1.1.4).
 
-Values of a TIFF are found by their positions in the file, some of which only their writer understands. Nothing that
-exists is moved: the packet, and a directory that grows, are appended to the file.
+A TIFF locates values by their positions in the file, and some positions are in fields that only their writer
+understands. So existing bytes are not moved: the packet, and a directory that grows, are appended to the file.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Captions in XMP files beside images."""
+"""Captions in XMP files next to images."""
 
 from __future__ import annotations
 
@@ -25,13 +25,13 @@ SIDECAR_NAMES: tuple[SidecarName, ...] = (_FULL, "photo.xmp")
 
 
 class XmpSidecars:
-    """Writes captions into XMP files beside the images, and keeps all else that these say.
+    """Writes captions into XMP files next to the images, and keeps all else that these say.
 
     A description that a person has put into the image itself counts as well, because programs read the sidecar first.
 
     Args:
         name: the form of the sidecar's name, one of :data:`SIDECAR_NAMES`; by default ``photo.xmp`` if that is there
-            and belongs to no other image, or else ``photo.jpg.xmp``. Beside ``photo.cr2``, it is that of the raw photo.
+            and belongs to no other image, or else ``photo.jpg.xmp``. Next to ``photo.cr2``, it is the raw photo's.
         overwrite: also replace what a person wrote.
     """
 

@@ -164,8 +164,7 @@ class CaptionModel(nn.Module):
     def extended(self, vocabulary: Vocabulary) -> CaptionModel:
         """Return this model with a larger vocabulary; it shares the encoder.
 
-        A new word begins as the mean of the known words: as likely as an average one, it is neither pushed nor
-        suppressed before it is learned.
+        A new word is initialised as the mean of the known words, so it is as likely as an average word.
 
         Args:
             vocabulary: this model's, with the new words at the end; see :meth:`Vocabulary.extended`.

@@ -19,7 +19,7 @@ log = logging.getLogger(__name__)
 
 ENCODER, START, STEP = store.GRAPHS
 PIXELS, FEATURES, TOKENS = "pixels", "features", "tokens"  # inputs of the three graphs
-LOG_PROBABILITIES, ATTENTION = "log_probabilities", "attention"  # outputs of the step, beside the state's
+LOG_PROBABILITIES, ATTENTION = "log_probabilities", "attention"  # outputs of the step, in addition to the state
 STATE, NEXT = "state.", "next."  # begin the names of the state's arrays, and in the step's outputs of the next state's
 
 

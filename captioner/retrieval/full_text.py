@@ -11,7 +11,7 @@ from pathlib import Path
 
 from captioner.errors import CaptionerError, ImageError
 from captioner.retrieval.database import Database
-from captioner.retrieval.texts import beside, read_record, stamp_of
+from captioner.retrieval.texts import photo_texts, read_record, stamp_of
 
 
 class FullText:
@@ -26,7 +26,7 @@ class FullText:
         self._database, self._folder = database, folder
 
     def update(self, names: Iterable[bytes], records: Sequence[Path], *, anew: bool) -> list[CaptionerError]:
-        """Read the texts beside and inside photos, where a file has changed, and captions in records.
+        """Read the texts next to and inside photos, where a file has changed, and captions in records.
 
         The caller commits.
 
@@ -42,7 +42,7 @@ class FullText:
         known = dict(base.execute("SELECT name, stamp FROM beside"))
         changed = set()
         for name in names:
-            stamp, read = beside(self._folder / os.fsdecode(name))
+            stamp, read = photo_texts(self._folder / os.fsdecode(name))
             if known.get(name) == stamp:
                 continue
             try:

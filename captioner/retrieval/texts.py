@@ -1,4 +1,4 @@
-"""The texts that belong to photos: beside them, inside them, and in the output files of ``captioner caption``."""
+"""The texts that belong to photos: next to them, inside them, and in the output files of ``captioner caption``."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def stamp_of(path: Path) -> str:
     return ""
 
 
-def beside(photo: Path) -> tuple[str, Callable[[], Texts]]:
+def photo_texts(photo: Path) -> tuple[str, Callable[[], Texts]]:
     """Return a stamp of the files that can hold texts of a photo, and a function that reads them.
 
     These are the photo itself, its XMP sidecars and its text sidecar. What a camera wrote is left out.
@@ -53,8 +53,8 @@ def beside(photo: Path) -> tuple[str, Callable[[], Texts]]:
     stamps = [f"{path.suffix} {stamp}" for path in paths if (stamp := stamp_of(path))]
 
     def read() -> Texts:
-        beside = text_sidecar(photo)
-        found = [*texts_of(photo), *([] if beside is None else [beside])]
+        sidecar = text_sidecar(photo)
+        found = [*texts_of(photo), *([] if sidecar is None else [sidecar])]
         people, own = (
             {" ".join(each.text.split()): None for each in found if each.author == author}
             for author in ("person", "captioner")

@@ -26,7 +26,7 @@ CONSENSUS = "consensus.safetensors"  # of a captioner, exported or not, that cho
 FILES = "files"  # the field with the size and the SHA-256 of each part
 COPY = "copy the whole model folder again"
 _MAX_BYTES, _MAX_DEPTH = 1 << 22, 64  # bytes of a config, and levels of its JSON
-#: the files of a model's folder beside its config and its card, by kind
+#: the files of a model's folder other than its config and its card, by kind
 PARTS: dict[str, tuple[str, ...]] = {
     CAPTIONER: (WEIGHTS, VOCABULARY),
     TRANSLATOR: (WEIGHTS, VOCABULARY, SOURCE_VOCABULARY),
@@ -36,15 +36,15 @@ PARTS: dict[str, tuple[str, ...]] = {
 
 
 def parts_of(kind: str, config: Mapping[str, Any], *, graphs: bool = True) -> tuple[str, ...]:
-    """Return the files of a model's folder beside its config and its card; a captioner may have graphs and more.
+    """Return the files of a model's folder other than its config and its card; a captioner may have graphs and more.
 
     Args:
         kind: of the model.
         config: of the model.
-        graphs: include graphs that are beside the weights.
+        graphs: include graphs that are next to the weights.
     """
-    beside = GRAPHS if graphs and kind == CAPTIONER and has_graphs(config) else ()
-    return (*PARTS[kind], *beside, *([CONSENSUS] if has_consensus(config) else []))
+    graphs_of_model = GRAPHS if graphs and kind == CAPTIONER and has_graphs(config) else ()
+    return (*PARTS[kind], *graphs_of_model, *([CONSENSUS] if has_consensus(config) else []))
 
 
 def has_consensus(config: Mapping[str, Any]) -> bool:

@@ -33,7 +33,7 @@ PACKAGE = Path(captioner.__file__).parent
 def shipped(kind: str | None = CAPTIONER) -> dict[str, Path]:
     """Return the folders of the models of one kind that come with the program, by name; ``None`` is all kinds.
 
-    They are inside an installed package, or beside it in a checkout. The config of each is read for its kind.
+    They are inside an installed package, or next to it in a checkout. The config of each is read for its kind.
     """
     found: dict[str, Path] = {}
     for folder in _shipped_folders():
@@ -136,7 +136,7 @@ def locate_captioners(name_or_path: str | Path | None = None) -> list[Path]:
     """
     names: list[Any] = [None] if name_or_path is None else members(name_or_path)
     if "" in names and len(names) > 1:
-        raise CheckpointError(f"{name_or_path}: a model's name is missing beside a {AND}; join names like a{AND}b")
+        raise CheckpointError(f"{name_or_path}: a model's name is missing next to a {AND}; join names like a{AND}b")
     found: dict[Path, Path] = {}
     for name in names:
         folder = locate(name)

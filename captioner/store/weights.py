@@ -128,7 +128,7 @@ def sized(weights: Mapping[str, Tensor] | None, where: Path) -> Iterator[None]:
             numbers, parameters = numbers - parameter.numel(), parameters - 1
             if min(numbers, parameters) < 0:
                 raise CheckpointError(
-                    f"{where}: its sizes are those of a larger model than the weights beside it; copy the whole model "
+                    f"{where}: its sizes are those of a larger model than the weights next to it; copy the whole model "
                     "folder again"
                 )
 

@@ -28,7 +28,7 @@ class CaptionBatch:
         captions: the captions of the images.
         memory: their memory, from the feature store.
         pixels: the encoder's input, if there is no memory.
-        views: the augmentation of the pixels; see :func:`vary`.
+        views: the augmentation of the pixels; see :func:`apply_views`.
     """
 
     captions: Captions

@@ -34,8 +34,8 @@ def read_data(config: TrainConfig, warn: Callable[[str], object]) -> tuple[Capti
     for read in (data, *others):
         for note in read.notes:
             warn(note)
-        if complaint := read.complaint():
-            warn(f"{complaint}, data.strict=true refuses them")
+        if summary := read.problem_summary():
+            warn(f"{summary}, data.strict=true refuses them")
     train, dev = _splits(data, settings, warn)
     if others:
         train, dev = _merge_splits([(train, dev), *map(_splits_of_additional, others)])

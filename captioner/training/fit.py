@@ -14,7 +14,7 @@ import torch
 from torch import nn
 
 from captioner.captioner import Captioner
-from captioner.data.augment import vary
+from captioner.data.augment import apply_views
 from captioner.data.batches import Captions, EncodedCaptions, Sampler
 from captioner.data.dataset import CaptionData, CaptionedImage
 from captioner.errors import ConfigError, ImageError
@@ -292,7 +292,7 @@ class CaptionerRun(Loop[CaptionBatch]):
             assert batch.pixels is not None
             pixels = batch.pixels.to(self.device)
             if batch.views:
-                pixels = vary(pixels, batch.views, self.model.encoder.transform)
+                pixels = apply_views(pixels, batch.views, self.model.encoder.transform)
             memory = self.model(pixels)
         loss, metrics = self.objective(self.model.refiner, self.model.decoder, memory, captions)
         return BatchLoss(loss, metrics, captions.captions)

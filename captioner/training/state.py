@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from captioner import files
 from captioner.errors import CheckpointError, first_line
-from captioner.machine.processes import ALONE, Processes
+from captioner.machine.processes import SINGLE_PROCESS, Processes
 from captioner.machine.randomness import generator_states, set_generator_states
 
 STATE = "state.safetensors"
@@ -135,7 +135,7 @@ def load_state(
     path: Path,
     modules: Mapping[str, nn.Module],
     optimiser: torch.optim.Optimizer,
-    processes: Processes = ALONE,
+    processes: Processes = SINGLE_PROCESS,
 ) -> RunProgress:
     """Restore a state written by :func:`save_state`.
 

@@ -13,7 +13,7 @@ from captioner.encoders import Encoder
 from captioner.errors import ConfigError, FeatureStoreError
 from captioner.features import FeatureStore, StoreSpace, build_store, store_space
 from captioner.features.store import INDEX
-from captioner.machine.processes import ALONE, Processes
+from captioner.machine.processes import SINGLE_PROCESS, Processes
 from captioner.model import CaptionModel
 from captioner.text.vocabulary import Vocabulary
 from captioner.training.data import read_data
@@ -56,7 +56,7 @@ def store_cut(config: TrainConfig, model: CaptionModel) -> int | None:
     return max(stages, 0 if config.encoder_from is not None else model.tuned_stages % encoder.stages)
 
 
-def store_plan(config: TrainConfig, warn: Callable[[str], object] = lambda complaint: None) -> StorePlan:
+def store_plan(config: TrainConfig, warn: Callable[[str], object] = lambda text: None) -> StorePlan:
     """Return the content of a run's feature store; see :func:`read_data` for ``warn``.
 
     Raises:
@@ -98,7 +98,7 @@ def open_store(
     resume: bool,
     device: torch.device,
     events: Events,
-    processes: Processes = ALONE,
+    processes: Processes = SINGLE_PROCESS,
 ) -> FeatureStore | None:
     """Open the feature store of a run, building it first if it does not exist; ``None`` if the run has no store.
 

@@ -31,7 +31,7 @@ from captioner.data.dataset import CaptionedImage
 from captioner.engines.model import TorchEngine
 from captioner.errors import AnnotationError, CheckpointError, FeatureStoreError, ImageError
 from captioner.evaluation.cider import CiderD
-from captioner.machine.processes import ALONE, Processes
+from captioner.machine.processes import SINGLE_PROCESS, Processes
 from captioner.settings import Settings
 from captioner.store import ONNX, kind_of
 from captioner.store.names import name_of
@@ -103,7 +103,7 @@ class Teacher:
         device: torch.device,
         events: Events,
         features: Path | None = None,
-        processes: Processes = ALONE,
+        processes: Processes = SINGLE_PROCESS,
     ) -> None:
         assert config.model is not None
         self.features = features

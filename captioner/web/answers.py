@@ -48,7 +48,7 @@ class PhotoCaptions(_Request):
 
 
 class SidecarsRequest(_Request):
-    """Captions to put beside photos."""
+    """Captions to put next to photos."""
 
     format: Literal["xmp", "txt"] = Field("xmp", description="the kind of the files")
     photos: list[PhotoCaptions] = Field(min_length=1, max_length=MAX_TEXTS, description="the photos")

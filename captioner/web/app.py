@@ -288,10 +288,10 @@ def create_app(
             ("application/json", schema_of(SidecarsRequest)), description="The captions of each photo."
         ),
         response_class=Response,
-        summary="Put captions beside photos",
+        summary="Put captions next to photos",
     )
     async def sidecars(request: Request, reading: Admitted) -> Response:
-        """Return the files that `captioner caption --sidecar` writes beside photos without other captions."""
+        """Return the files that `captioner caption --sidecar` writes next to photos without other captions."""
         given = await read_json(request, reading, SidecarsRequest)
         content = await result(request, "", lambda: batches.draw(lambda: zipped(given)))
         disposition = f'attachment; filename="captions.{given.format}.zip"'

@@ -1,4 +1,4 @@
-"""The files that ``captioner caption --sidecar`` puts beside photos, in a ZIP."""
+"""The files that ``captioner caption --sidecar`` puts next to photos, in a ZIP."""
 
 from __future__ import annotations
 

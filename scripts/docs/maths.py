@@ -47,7 +47,7 @@ def on_page_content(content: str, **_: Any) -> str:
 
     def convert(match: re.Match[str]) -> str:
         latex, display = html.unescape(match[3]), match[2] == "["
-        # Equations beside one another may come below one another where the page is narrow.
+        # Equations next to one another may come below one another where the page is narrow.
         text = "".join(mathml(part.strip(), display=display) for part in latex.split(BESIDE))
         _used.update(*(html.unescape(part) for part in TEXT.findall(text)))
         return f'<div class="equation" tabindex="0">{text}</div>' if display else text

@@ -1,4 +1,4 @@
-"""Captions beside photos and inside them, through the command."""
+"""Captions next to photos and inside them, through the command."""
 
 from __future__ import annotations
 

@@ -193,7 +193,7 @@ def test_a_worker_that_is_killed_loses_and_repeats_nothing(collection: Path, mod
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
-        env={**os.environ, "RAY_worker_niceness": "0"},  # beside other tests they would hardly be served
+        env={**os.environ, "RAY_worker_niceness": "0"},  # at a lower priority than other tests they would get no time
     )
     while len(list(output.glob("part-*"))) < 3:
         assert process.poll() is None, process.communicate()

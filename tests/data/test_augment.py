@@ -10,7 +10,7 @@ import torch
 from pydantic import ValidationError
 from torchvision.transforms.v2 import functional as reference
 
-from captioner.data.augment import AugmentConfig, View, crop_maps, draw_erased, draw_view, erase, recolour, vary
+from captioner.data.augment import AugmentConfig, View, apply_views, crop_maps, draw_erased, draw_view, erase, recolour
 from captioner.data.loader import load_groups
 from captioner.data.transform import WHOLE, Transform
 from captioner.encoders.grid_regions import StackedTransform
@@ -111,7 +111,7 @@ def test_images_at_two_sizes_lose_the_same_part() -> None:
     views = [View(WHOLE, (1.0, 1.0, 1.0), (0.25, 0.25, 0.75, 1.0)), View(WHOLE, (1.0, 1.0, 1.0))]
     boxes = [view.erased for view in views]
     for varied, plain, mean in zip(
-        both.split(vary(pixels, views, both)), both.split(pixels), (MEAN, other), strict=True
+        both.split(apply_views(pixels, views, both)), both.split(pixels), (MEAN, other), strict=True
     ):
         assert torch.equal(varied, erase(plain, boxes, mean)) and not torch.equal(varied[0], plain[0])
 

@@ -49,14 +49,14 @@ def test_restval_alone_can_be_the_train_split() -> None:
         data.split("train")
 
 
-def test_a_complaint_counts_the_skipped_records_and_names_the_first() -> None:
-    assert data_of("set", ("a", "train")).complaint() is None
+def test_the_problem_summary_counts_the_skipped_records_and_names_the_first() -> None:
+    assert data_of("set", ("a", "train")).problem_summary() is None
     one = data_of("set", ("a", "train"), problems=(SkippedRecord("f.csv:3", "the caption is empty"),))
-    assert one.complaint() == (
+    assert one.problem_summary() == (
         "set: 1 malformed record was left out, the first: f.csv:3: the caption is empty; "
         "`captioner data inspect` lists them"
     )
-    many = data_of("set", ("a", "train"), problems=one.problems * 1234).complaint()
+    many = data_of("set", ("a", "train"), problems=one.problems * 1234).problem_summary()
     assert many is not None and many.startswith("set: 1,234 malformed records were left out, the first: f.csv:3: ")
 
 

@@ -12,7 +12,7 @@ from PIL import Image
 from pydantic import ValidationError
 
 from captioner.data.images import load_image
-from captioner.data.transform import Together, Transform
+from captioner.data.transform import CombinedTransform, Transform
 from tests.data.images import MEAN, STD, encode, scene
 
 
@@ -107,8 +107,8 @@ def test_combined_transforms_equal_each_alone() -> None:
         Transform(size=96, mean=MEAN, std=STD),
         Transform(size=32, mean=STD, std=MEAN),
     ]
-    inner = Together.of(parts[:2])
-    together, image = Together.of([inner, parts[2]]), scene(301, 177)
+    inner = CombinedTransform.of(parts[:2])
+    together, image = CombinedTransform.of([inner, parts[2]]), scene(301, 177)
     assert together.shape == (3, 64 + 96 + 32, 96) and together.decode_size == 192
     assert together.seen(image.size) == parts[0].seen(image.size) and together.view == parts[0].view
     pixels = together.pixels(image)

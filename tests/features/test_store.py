@@ -28,7 +28,7 @@ from captioner.errors import FeatureStoreError
 from captioner.features import FeatureStore, StoreReport, build_store, store_bytes
 from captioner.features.build import _Build
 from captioner.features.store import FORMAT, INDEX, PLAN
-from captioner.machine.processes import ALONE
+from captioner.machine.processes import SINGLE_PROCESS
 from captioner.memory import Memory
 
 Images = list[tuple[str, Path]]
@@ -366,7 +366,7 @@ def test_no_damage_of_a_shards_header_is_an_error_of_numpys(tmp_path: Path, imag
     mutants += [whole.replace(b"False", b"True "), whole.replace(b"(3,", b"(((")]
     for place in random.integers(0, 128, 60):
         mutants.append(whole[:place] + bytes(random.integers(0, 256, 1, np.uint8)) + whole[place + 1 :])
-    same_build = _Build(tmp_path / "store", Tiny(), images, True, 2, 2, 3, None, ALONE)
+    same_build = _Build(tmp_path / "store", Tiny(), images, True, 2, 2, 3, None, SINGLE_PROCESS)
     for mutant in mutants:
         shard.write_bytes(mutant)
         again = same_build.finished_shard(1, images[3:6]) is None

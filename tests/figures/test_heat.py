@@ -66,7 +66,7 @@ def test_even_attention_and_less_leave_the_image_as_it_is() -> None:
     weights[0, :49] = (1 - 147 / 392) / 49
     heat = Heat(replace(caption, attention=weights), Style(smoothing=0))
     share = heat.maps((28, 28)).share(0)
-    assert heat.even == 1 / 196 and (share[8:] == 0).all() and (share[:6] > 0).all()
+    assert heat.uniform == 1 / 196 and (share[8:] == 0).all() and (share[:6] > 0).all()
     even = Heat(replace(caption, attention=np.full_like(weights, 1 / 196)), Style())
     assert even.maps((28, 28)).share(0).max() == pytest.approx(0, abs=1e-6)
     alone = replace(region_caption(), boxes=np.array([[0.0, 0.0, 1.0, 1.0]]), attention=np.ones((2, 1)))

@@ -1,4 +1,4 @@
-"""Files beside images, text and XMP: several threads, links, permissions, and other programs that write them."""
+"""Files next to images, text and XMP: several threads, links, permissions, and other programs that write them."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def test_several_threads_write_beside_each_other(tmp_path: Path) -> None:
 
     def write(image: Path) -> None:
         for caption in ("a dog", "a cat"):
-            assert embed(image, caption, beside=sidecar_texts(image)).written == BOTH
+            assert embed(image, caption, sidecars=sidecar_texts(image)).written == BOTH
             assert text.write(image, f"{caption} in {image.stem}").written == (TEXT,)
             assert xmp.write(image, f"{caption} in {image.stem}").written == BOTH
 
@@ -89,13 +89,13 @@ def test_a_pipe_or_a_folder_in_the_place_of_a_sidecar_is_named(kind: str, image:
         make(path)
         with pytest.raises(FileError, match=f"{path.name}: is not a file, and stands where the sidecar belongs"):
             writer.write(image, "a dog")
-        assert embed(image, "a dog", beside=sidecar_texts(image)).kept == ()
+        assert embed(image, "a dog", sidecars=sidecar_texts(image)).kept == ()
         path.unlink() if path.is_fifo() else path.rmdir()
 
 
 def test_a_name_that_leaves_no_room_for_that_of_a_sidecar_costs_only_the_sidecar(image: Path) -> None:
     image = image.rename(image.with_name(f"{'x' * 251}.jpg"))
-    assert embed(image, "a dog", beside=sidecar_texts(image)).written == BOTH
+    assert embed(image, "a dog", sidecars=sidecar_texts(image)).written == BOTH
     assert XmpSidecars(name="photo.xmp").write(image, "a dog").written == BOTH
     image.with_suffix(".xmp").unlink()
     before = sorted(image.parent.iterdir())

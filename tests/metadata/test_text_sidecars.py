@@ -1,4 +1,4 @@
-"""Captions in text files beside images: what a person wrote in them, and the record of what this program wrote."""
+"""Captions in text files next to images: what a person wrote in them, and the record of what this program wrote."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Captions in XMP files beside images: what a person wrote in them, and what exiftool reads in them."""
+"""Captions in XMP files next to images: what a person wrote in them, and what exiftool reads in them."""
 
 from __future__ import annotations
 
@@ -101,7 +101,7 @@ def test_a_persons_description_counts_wherever_it_is(image: Path) -> None:
     short.write_text(DIGIKAM.format(default=PERSON.replace("&", "&amp;").replace("<", "&lt;")), encoding="utf-8")
     assert [each.text for each in sidecar_texts(image)] == [PERSON, "Une plage"]
     assert {each.author for each in texts_of(image)} == {"person"}
-    assert embed(image, "a dog", beside=sidecar_texts(image)).kept == (DESCRIPTION,)
+    assert embed(image, "a dog", sidecars=sidecar_texts(image)).kept == (DESCRIPTION,)
     assert XmpSidecars(name="photo.jpg.xmp").write(image, "a dog").kept == (DESCRIPTION,)
 
 

@@ -237,8 +237,8 @@ def test_shipped_models_are_found_by_name(tmp_path: Path, monkeypatch: pytest.Mo
     with pytest.raises(CheckpointError, match="no model comes with this copy"):
         locate()
     (tmp_path / "assets" / "examples").mkdir(parents=True)  # no model
-    beside = save_model(tmp_path / "assets" / DEFAULT, tiny_model())
-    assert shipped() == {DEFAULT: beside} and locate() == locate(DEFAULT) == beside
+    in_checkout = save_model(tmp_path / "assets" / DEFAULT, tiny_model())
+    assert shipped() == {DEFAULT: in_checkout} and locate() == locate(DEFAULT) == in_checkout
     packaged = save_model(tmp_path / "captioner" / "assets" / DEFAULT, tiny_model())
     assert locate() == packaged  # an installed package's own come first
     with pytest.raises(CheckpointError, match=f"Did you mean '{DEFAULT}'.*Shipped: {DEFAULT}"):

@@ -164,7 +164,7 @@ def test_many_images_are_ranked_as_few_are(monkeypatch: pytest.MonkeyPatch) -> N
         image.image_id: tuple(" ".join(words[k : k + 3]) for k in range(n % 6 + 1)) for n, image in enumerate(images)
     }
     at_once = closest_first(images, beams)
-    monkeypatch.setattr("captioner.training.teacher._AT_ONCE", 3)
+    monkeypatch.setattr("captioner.training.teacher._SCORED_TOGETHER", 3)
     assert closest_first(images, beams) == at_once
 
 

@@ -6,23 +6,24 @@
 coco         ``captions_train2014.json`` and the like, or a folder with ``annotations/captions_*.json``;
              ``image_info_test2014.json`` and the like, if images without captions are kept
 karpathy     ``dataset_coco.json``, ``dataset_flickr8k.json``, ``dataset_flickr30k.json``: the field's splits
-flickr8k     ``Flickr8k.token.txt`` with the lists ``Flickr_8k.{train,dev,test}Images.txt`` beside it
+flickr8k     ``Flickr8k.token.txt`` with the lists ``Flickr_8k.{train,dev,test}Images.txt`` next to it
 kaggle       ``captions.txt``: a CSV ``image,caption`` with the images in ``Images/``
 jsonl        one JSON object on each line, or a JSON list of them: ``image``, ``caption`` (or ``captions``, a list),
              ``split`` if there are any
 csv          a table with the header ``image,caption`` or ``image,caption,split``, with commas, semicolons, tabs or
              bars, such as Flickr30k's ``results.csv``; without a header if one column has the names of image files
-imagefolder  Hugging Face's ``metadata.jsonl`` or ``metadata.csv`` beside the images, or in ``train/``,
+imagefolder  Hugging Face's ``metadata.jsonl`` or ``metadata.csv`` next to the images, or in ``train/``,
              ``validation/`` and ``test/``: ``file_name``, and ``text`` or another name of captions
 parquet      Hugging Face's ``data/train-00000-of-00001.parquet``: images with their bytes, and columns of captions
 webdataset   tar files ``train-000000.tar``: for each image a ``.txt`` or ``.json`` of the same name
 lavis        ``coco_karpathy_train.json`` and the like: a JSON list for each split, as LAVIS and BLIP read them
-txt          ``dog.txt`` or ``dog.caption`` beside ``dog.jpg``, a caption on each line, in folders of any depth; the
+txt          ``dog.txt`` or ``dog.caption`` next to ``dog.jpg``, a caption on each line, in folders of any depth; the
              format ``.EXTENSION`` reads other extensions
 ============ ==================================================================================================
 
 Columns and fields may have other usual names, such as ``file_name`` and ``text``, and a table may have several columns
-of captions (``caption1``, ``caption2``). Text is UTF-8, UTF-16 with a mark, or Windows-1252, which is noted as a guess.
+of captions (``caption1``, ``caption2``). Text is UTF-8, UTF-16 with a mark, or Windows-1252, which is assumed with a
+note.
 
 ``hf://datasets/USER/NAME`` is a data set on the Hugging Face hub, which is downloaded first; the address may end in
 a folder or a file of it.
@@ -60,7 +61,7 @@ __all__ = [
     "reader",
 ]
 
-_ORDER = (  # papers report on Karpathy's splits; text beside images is looked for last, in the whole folder
+_ORDER = (  # papers report on Karpathy's splits; text next to images is looked for last, in the whole folder
     *("karpathy", "coco", "imagefolder", "lavis", "flickr8k", "kaggle", "jsonl", "csv", "parquet", "webdataset", "txt"),
 )
 _EXTENSION = re.compile(r"\.\w+")
@@ -78,7 +79,7 @@ def read_captions(
 
     Args:
         path: the caption file, the folder of the data set, or its address on the hub.
-        format: a name in :data:`FORMATS`, or the extension of text beside the images; recognised from the files if not
+        format: a name in :data:`FORMATS`, or the extension of text next to the images; recognised from the files if not
             given.
         images: the folder of the images; by default, the usual one of the format.
         strict: raise at the first malformed record instead of skipping it.
@@ -95,7 +96,7 @@ def read_captions(
         hint = suggestion(format, known)
         raise AnnotationError(
             f"caption format {format!r} does not exist.{hint} Known: {', '.join(known)}; or the extension of text "
-            "beside the images, such as .txt; import a reader of your own first: captioner --import FILE.py"
+            "next to the images, such as .txt; import a reader of your own first: captioner --import FILE.py"
         )
     if images is not None and not os.path.isdir(images):
         raise AnnotationError(f"{images}: no such folder of images")

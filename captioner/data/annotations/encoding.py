@@ -37,8 +37,8 @@ _KINDS = {
 _WESTERN = frozenset(
     "ÀÁÂÃÄÅÆÇÈÉÊËÌÍÎÏÑÒÓÔÕÖØŒÙÚÛÜßàáâãäåæçèéêëìíîïñòóôõöøœùúûüÿ‘’‚“”„–—…«»°€£§©®™·•¡¿ºª½¼¾²³×´\xa0\xad"
 )
-_RUN = re.compile(rb"[\x80-\xff]{4}")
-_FEW = 8  # bytes that are not UTF-8: fewer are damage, more are another encoding
+_HIGH_BYTES = re.compile(rb"[\x80-\xff]{4}")
+_MIN_NOT_UTF8 = 8  # bytes that are not UTF-8: fewer are damage, more are another encoding
 
 
 def check_text(start: bytes, file: Path) -> None:
@@ -90,7 +90,7 @@ def _not_utf8(raw: bytes, file: Path, note: Callable[[str], object], error: Unic
     high, bad = sum(byte > 127 for byte in raw), sum("\udc80" <= letter <= "\udcff" for letter in text)
     if raw.startswith(codecs.BOM_UTF8) or bad < high / 10:  # damaged UTF-8; two thirds of GBK may be valid by chance
         return text
-    western = "" if bad < high or _RUN.search(raw) else raw.decode("cp1252", "replace")
+    western = "" if bad < high or _HIGH_BYTES.search(raw) else raw.decode("cp1252", "replace")
     if western and all(letter in _WESTERN for letter in set(western) if not letter.isascii()):
         letters = (word for word in re.split(r"[\s,;|\"]+", western) if not word.isascii())
         example = next(letters, "\xa0")  # the one mark beyond ASCII that is a space
@@ -99,7 +99,7 @@ def _not_utf8(raw: bytes, file: Path, note: Callable[[str], object], error: Unic
             "if that is wrong, save it as UTF-8"
         )
         return western
-    if bad >= _FEW:
+    if bad >= _MIN_NOT_UTF8:
         line = raw.count(b"\n", 0, error.start) + 1
         raise AnnotationError(
             f"{file}:{line}: is not UTF-8 (byte 0x{raw[error.start]:x}), nor a Western European encoding; "

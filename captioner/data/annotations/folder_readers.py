@@ -1,4 +1,4 @@
-"""Readers of the formats that are folders: Hugging Face's imagefolder, LAVIS's lists, and text beside the images."""
+"""Readers of the formats that are folders: Hugging Face's imagefolder, LAVIS's lists, and text next to the images."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from captioner.data.find import IMAGE_EXTENSIONS, find_images
 from captioner.errors import AnnotationError
 
 SIDECARS = (".txt", ".caption")
-"""Extensions of text beside images that are recognised; others are read if they are given as the format."""
+"""Extensions of text next to images that are recognised; others are read if they are given as the format."""
 
 _METADATA = ("metadata.jsonl", "metadata.csv")
 _LIST = re.compile(r"(?:(.+)_)?(train|val|valid|validation|dev|test)\.json")
@@ -31,7 +31,7 @@ _LIST = re.compile(r"(?:(.+)_)?(train|val|valid|validation|dev|test)\.json")
     accepts=lambda source: source.path.name in _METADATA,
 )
 def _imagefolder(source: Source) -> None:
-    """Hugging Face's imagefolder: ``metadata.jsonl`` or ``metadata.csv`` beside the images, or in each split's folder.
+    """Hugging Face's imagefolder: ``metadata.jsonl`` or ``metadata.csv`` next to the images, or in each split's folder.
 
     ``file_name`` is relative to the folder of the metadata. A folder named after a split is that split.
     """
@@ -84,7 +84,7 @@ def _lists(source: Source) -> list[Path]:
 
 
 def sidecar_format(extension: str) -> CaptionFormat:
-    """Return the format of text files with this extension beside the images."""
+    """Return the format of text files with this extension next to the images."""
     read = partial(_read_sidecars, extensions=(extension.lower(),))
     return CaptionFormat("txt", (), lambda source: source.path.is_dir(), read)
 
@@ -92,10 +92,10 @@ def sidecar_format(extension: str) -> CaptionFormat:
 @reader(
     "txt",
     accepts=lambda source: source.path.is_dir() and _has_sidecar(source),
-    sign="dog.txt or dog.caption beside dog.jpg",
+    sign="dog.txt or dog.caption next to dog.jpg",
 )
 def _txt(source: Source) -> None:
-    """A text file beside each image, of the same name (``dog.txt`` or ``dog.jpg.txt``), with a caption on each line.
+    """A text file next to each image, of the same name (``dog.txt`` or ``dog.jpg.txt``), with a caption on each line.
 
     Trainers of image generators read these: kohya's the first line, or one of them by chance. With a requested folder
     of images, the text is in a folder of its own, with the same subfolders.
@@ -105,15 +105,15 @@ def _txt(source: Source) -> None:
 
 def _read_sidecars(source: Source, extensions: tuple[str, ...]) -> None:
     if not source.path.is_dir():
-        raise AnnotationError(f"{source.path}: text beside images is read from their folder; give that")
+        raise AnnotationError(f"{source.path}: text next to images is read from their folder; give that")
     names = list(_images_and_texts(source, extensions))
     images = [name for name in names if _is_image(name)]
     unused = dict.fromkeys(name for name in names if not _is_image(name))
-    beside = {image: [text for text in _texts_of(image, extensions) if text in unused] for image in images}
-    counts = Counter(_extension(text) for texts in beside.values() for text in texts)
+    texts_by_image = {image: [text for text in _texts_of(image, extensions) if text in unused] for image in images}
+    counts = Counter(_extension(text) for texts in texts_by_image.values() for text in texts)
     if not counts:
         raise AnnotationError(
-            f"{source.path}: no image has a text file of its name beside it, such as dog{extensions[0]} for dog.jpg"
+            f"{source.path}: no image has a text file of its name next to it, such as dog{extensions[0]} for dog.jpg"
         )
     chosen = max(counts, key=lambda extension: counts[extension])
     for extension, count in counts.items():
@@ -123,7 +123,7 @@ def _read_sidecars(source: Source, extensions: tuple[str, ...]) -> None:
                 f'also have the names of images, which format="{extension}" in Python, or captioner data convert '
                 f"--source-format {extension}, takes instead"
             )
-    for image, texts in beside.items():
+    for image, texts in texts_by_image.items():
         path = (source.image_folder or source.path) / image
         source.add_image(image, Found(path, path), split_in_path(image), str(path))
         text = next((text for text in texts if _extension(text) == chosen), None)

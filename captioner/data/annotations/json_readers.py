@@ -86,7 +86,7 @@ def _karpathy(source: Source) -> None:
 )
 def _coco(source: Source) -> None:
     """COCO's JSON: a list of images and a list of annotations, in one file for each split."""
-    # Model results may lie beside the captions under names like captions_val2014_mine_results.json.
+    # Model results may lie next to the captions under names like captions_val2014_mine_results.json.
     files = [file for file in source.files if _COCO_FILE.fullmatch(file.stem)] or source.files
     years = {match[2] for file in files if (match := _COCO_FILE.fullmatch(file.stem)) and match[2]}
     if len(years) > 1:

@@ -203,7 +203,7 @@ class _Shard:
                 if image is not None:
                     self._add(source, place, image, parts)
                 elif any(extension in parts for extension in _TEXTS):
-                    source.problem(place, "no image of this name is beside it in the tar file")
+                    source.problem(place, "no image of this name is next to it in the tar file")
             except MalformedError as error:
                 source.problem(place, error)
 

@@ -1,4 +1,4 @@
-"""Recognises tables and JSON records of captions by the names or the contents of their fields."""
+"""Recognising tables and JSON records of captions by the names or the contents of their fields."""
 
 from __future__ import annotations
 

@@ -22,8 +22,8 @@ from captioner.files import parse_json
 MAX_VALUE_LETTERS = 20_000
 """Limit of the letters of a caption; descriptions of a whole page have 5,000."""
 
-_HALF = re.compile("[\ud800-\udfff]")  # half a surrogate pair, or a byte that could not be decoded
-_WHOLE = re.compile(r"-?\d+\.0+")
+_SURROGATE = re.compile("[\ud800-\udfff]")  # half a surrogate pair, or a byte that could not be decoded
+_WHOLE_NUMBER = re.compile(r"-?\d+\.0+")
 
 
 class MalformedError(Exception):
@@ -251,7 +251,7 @@ def as_text(value: object, what: str) -> str:
     """Return text without surrounding white space; other values, invalid UTF-8 and long texts are malformed."""
     if not isinstance(value, str):
         raise MalformedError(f"{what} is {_kind(value)}, not text")
-    if not value.isascii() and _HALF.search(value):
+    if not value.isascii() and _SURROGATE.search(value):
         raise MalformedError(f"{what} is not valid UTF-8 text")
     if len(value) > MAX_VALUE_LETTERS:
         raise MalformedError(f"{what} has {len(value):,} letters, more than the {MAX_VALUE_LETTERS:,} that are read")
@@ -290,7 +290,7 @@ def as_id(value: object, what: str) -> str:
         kind = str(value) if isinstance(value, float) else _kind(value)
         raise MalformedError(f"{what} is {kind}, not a whole number or text")
     name = as_file_name(value, what)
-    return name.partition(".")[0] if _WHOLE.fullmatch(name) else name
+    return name.partition(".")[0] if _WHOLE_NUMBER.fullmatch(name) else name
 
 
 def get_list(record: object, key: str) -> list[Any]:

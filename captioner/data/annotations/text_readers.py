@@ -59,7 +59,7 @@ def _flickr8k(source: Source) -> None:
                 source.problem(place, f'"{name}" already exists, from {listed[name][1]}')
             elif name:
                 listed[name] = split, place
-    # The release consists of two archives: the images may be in the folder of the text or beside it.
+    # The release consists of two archives: the images may be in the folder of the text or next to it.
     homes = [root / name for root in (file.parent, file.parent.parent) for name in IMAGE_FOLDERS]
     folders = source.existing(*([source.image_folder] if source.image_folder else [*homes, file.parent]))
     absent: set[str] = set()
@@ -169,7 +169,7 @@ def _csv(source: Source) -> None:
 
 
 def homes_of(source: Source, folders: Sequence[str]) -> Sequence[Path]:
-    """Return the requested folder of images, or the existing ones of these beside the captions."""
+    """Return the requested folder of images, or the existing ones of these next to the captions."""
     return source.existing(
         *([source.image_folder] if source.image_folder else [source.files[0].parent / folder for folder in folders])
     )

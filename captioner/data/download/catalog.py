@@ -102,7 +102,7 @@ _KARPATHY = Archive(
     "sha256:4cfd70132527b80933105e5829dc9034eaab9573482e2e680abbab6130244817",
     36_745_453,
     191_540_365,
-    # Beside the images that each file lists, where the reader looks for them.
+    # Next to the images that each file lists, where the reader looks for them.
     tuple((f"dataset_{name}.json", name) for name in ("coco", "flickr8k", "flickr30k")),
 )
 _FLICKR8K_TEXT = Archive(

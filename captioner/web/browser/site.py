@@ -140,7 +140,7 @@ def _page(name: str, examples: list[str]) -> str:
 
 
 def _settings(name: str, graphs: exported.Graphs, sizes: Mapping[str, int]) -> dict[str, Any]:
-    """Return what the worker needs beside the graphs and the vocabulary."""
+    """Return the data for the worker in addition to the graphs and the vocabulary."""
     style = Style()
     return {
         "page": FORMAT,

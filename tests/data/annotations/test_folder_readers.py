@@ -1,4 +1,4 @@
-"""Imagefolders, LAVIS's lists, and text beside images, after the documentation of the programs that read them."""
+"""Imagefolders, LAVIS's lists, and text next to images, after the documentation of the programs that read them."""
 
 from __future__ import annotations
 
@@ -111,7 +111,7 @@ def test_a_list_of_another_name_is_in_no_split(tmp_path: Path) -> None:
     assert (data.format, data.splits) == ("jsonl", {"all": 1})
 
 
-# -------------------------------------------------------------------------------------------------- text beside images
+# -------------------------------------------------------------------------------------------------- text next to images
 
 
 def test_text_beside_images(tmp_path: Path) -> None:
@@ -166,7 +166,7 @@ def test_of_two_extensions_the_frequent_one_is_read_or_the_given_one(tmp_path: P
     assert captions_of(read_captions(tmp_path, format=".txt")) == {"b.jpg": ("cat, fur",)}
     write(tmp_path / "a.wd14", "dog")
     assert captions_of(read_captions(tmp_path, format=".wd14")) == {"a.jpg": ("dog",)}
-    with pytest.raises(AnnotationError, match=r"no image has a text file of its name beside it, such as dog\.tags"):
+    with pytest.raises(AnnotationError, match=r"no image has a text file of its name next to it, such as dog\.tags"):
         read_captions(tmp_path, format=".tags")
 
 

@@ -1,4 +1,4 @@
-"""A captioner's folder with graphs beside its weights: onnxruntime runs the one on a CPU, and torch the others."""
+"""A captioner's folder with graphs next to its weights: onnxruntime runs the one on a CPU, and torch the others."""
 
 from __future__ import annotations
 
