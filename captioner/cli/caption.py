@@ -138,9 +138,9 @@ def run(
         found: Iterator[Item] = chain.from_iterable(items_of(name, offline=offline) for name in given.find(failures))
         copies = None
         if once:
-            from captioner.collection.once import Once
+            from captioner.collection.once import Deduplicator
 
-            copies = Once()
+            copies = Deduplicator()
             found = copies.first(found)
         if record:
             found = record.chosen(found, lacks=library.lacks) if library else record.chosen(found)

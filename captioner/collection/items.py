@@ -1,4 +1,4 @@
-"""Reads the images of a part, one after the other, from local files or any storage that fsspec opens."""
+"""Reading the images of a part, one after the other, from local files or any storage that fsspec opens."""
 
 from __future__ import annotations
 

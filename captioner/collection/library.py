@@ -34,7 +34,7 @@ class Library:
     kept: int = field(default=0, init=False)
 
     def lacks(self, item: Item) -> bool:
-        """Return whether a photo has no text at all in one of the places; an unreadable one lacks none."""
+        """Return whether a photo has no text in one of the places; ``False`` for an unreadable photo."""
         path = Path(str(item.data))
         try:
             return (

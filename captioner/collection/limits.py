@@ -8,7 +8,7 @@ MAX_HEADER = 1 << 20
 """Largest headers of one member of a tar file, in bytes."""
 
 _ALLOWED = 16 * MAX_IMAGE_BYTES  # half a minute of unpacking; members after a huge one are still read
-_TIMES = 100  # JSON shrinks to a tenth or a twentieth, images hardly
+_MAX_RATIO = 100  # JSON shrinks to a tenth or a twentieth, images hardly
 
 
 class BadPart(Exception):
@@ -33,8 +33,8 @@ def check_unpacked(unpacked: int, packed: int, allowed: int | None = None) -> No
     Raises:
         BadPart: the ratio is too high.
     """
-    if unpacked > (_ALLOWED if allowed is None else allowed) + _TIMES * packed:
+    if unpacked > (_ALLOWED if allowed is None else allowed) + _MAX_RATIO * packed:
         raise BadPart(
-            f"{packed:,} bytes unpack to {unpacked:,} or more, over {_TIMES} times as many; unpack it yourself, if you "
-            "trust it"
+            f"{packed:,} bytes unpack to {unpacked:,} or more, over {_MAX_RATIO} times as many; unpack it yourself, if "
+            "you trust it"
         )

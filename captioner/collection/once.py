@@ -1,4 +1,4 @@
-"""One image for all of its exact copies, and the first one for the rest of a burst."""
+"""Leaving out exact copies of images, and all photos of a burst but the first."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ BITS = 10
 _MAKE, _MODEL, _EXIF, _TIME, _FRACTION = 0x010F, 0x0110, 0x8769, 0x9003, 0x9291
 
 
-class Once:
-    """Leaves out images for which another one stands: the same file under another name, or the first photo of a burst.
+class Deduplicator:
+    """Leaves out copies of a file under other names, and all photos of a burst but the first.
 
     A burst is a run of photos of one camera, each taken at most :data:`SECONDS` after the one before, that look like
     the first one: their difference hashes (which of neighbouring cells of an 8 x 9 thumbnail is brighter) differ in at
@@ -43,7 +43,7 @@ class Once:
         self._taken: tuple[Any, datetime] | None = None  # camera and time of the last photo
 
     def first(self, items: Iterable[Item]) -> Iterator[Item]:
-        """Yield the items that stand for themselves, and unreadable ones."""
+        """Yield the items that are not left out, and unreadable ones."""
         for item in items:
             if item.data is None or not (self._is_copy(item.name, item.data) or self._is_next(item.data)):
                 yield item

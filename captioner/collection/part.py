@@ -8,7 +8,7 @@ from typing import Any, Literal
 TAR = (".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tbz2", ".tbz", ".tar.xz", ".txz")
 PARQUET = (".parquet", ".pq")
 ZIP = (".zip",)
-UNREAD = (".tar.zst", ".tzst", ".tar.lz4", ".tar.lz", ".tar.z", ".7z", ".rar")  # archives that are not read
+UNSUPPORTED = (".tar.zst", ".tzst", ".tar.lz4", ".tar.lz", ".tar.z", ".7z", ".rar")  # archives that are not read
 
 ARCHIVES: dict[Literal["tar", "zip", "parquet"], tuple[str, ...]] = {"tar": TAR, "zip": ZIP, "parquet": PARQUET}
 

@@ -1,4 +1,4 @@
-"""Cuts a collection into parts, which are captioned independently and again after a failure.
+"""Cutting a collection into parts, which are captioned independently and again after a failure.
 
 An output folder holds a file for each finished part, ``part-00000.jsonl`` or ``.parquet``, written atomically, so an
 existing file is complete. ``plan.json`` lists the parts, and lists next to it hold the names of loose images, one per
@@ -22,7 +22,7 @@ from typing import Any, Literal
 
 from captioner import files
 from captioner.collection.limits import BadPart
-from captioner.collection.part import PARQUET, TAR, UNREAD, ZIP, Part, is_tar, is_zip
+from captioner.collection.part import PARQUET, TAR, UNSUPPORTED, ZIP, Part, is_tar, is_zip
 from captioner.collection.storage import opened, remote_names, sort_key
 from captioner.collection.tables import NoImages, column_of, open_table
 from captioner.data.find import IMAGE_EXTENSIONS, find_images
@@ -320,7 +320,7 @@ def _loose(names: Iterator[str], found: _Scan) -> Iterator[str]:
     for name in names:
         if name.lower().endswith(_ARCHIVES):
             found.archives.append(name)
-        elif name.lower().endswith(UNREAD):
+        elif name.lower().endswith(UNSUPPORTED):
             found.unread.append(name)
         elif os.path.splitext(name)[1].lower() in IMAGE_EXTENSIONS or ("://" not in name and os.path.exists(name)):
             yield name
@@ -334,7 +334,7 @@ def _names(source: str, output: Path, problems: list[str]) -> Iterator[str]:
     if "://" in source:
         yield from remote_names(source)
         return
-    found = find_images([source], recursive=True, on_unreadable=problems.append, archives=(*_ARCHIVES, *UNREAD))
+    found = find_images([source], recursive=True, on_unreadable=problems.append, archives=(*_ARCHIVES, *UNSUPPORTED))
     ours = os.path.join(os.path.realpath(output), "")
 
     @lru_cache(64)

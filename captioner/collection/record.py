@@ -23,7 +23,7 @@ from captioner.errors import BulkError, FileError
 
 
 class State(NamedTuple):
-    """What the newest row of an image has.
+    """The state of the newest row of an image.
 
     Attributes:
         stamp: size and time of the image's file; see :attr:`Item.stamp`.

@@ -12,7 +12,7 @@ from captioner.data.rows import require_parquet
 from captioner.errors import BulkError, first_line
 
 _FREE_ROWS = 1 << 20  # rows that a group may have at any size; writers put fewer into one
-_A_ROW = 1000  # bytes that a row counts for at least, since rows may share a value
+_MIN_ROW_BYTES = 1000  # bytes that a row counts for at least, since rows may share a value
 
 
 class NoImages(Exception):
@@ -108,7 +108,7 @@ def images_in_group(table: Any, group: int, column: Column, size: int) -> Iterat
         for row, batch in enumerate(batches):
             data = _bytes_in(batch.column(column[0])[0], column[1:])
             given += data.size if data else 0
-            check_unpacked(given, packed + _A_ROW * row)
+            check_unpacked(given, packed + _MIN_ROW_BYTES * row)
             yield first + row, (too_large(data.size) or data.to_pybytes()) if data else "has no bytes"
     except BadPart:
         raise

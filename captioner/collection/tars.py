@@ -1,4 +1,4 @@
-"""Reads the images in a tar file as a stream, in bounded memory for any headers."""
+"""Reading the images in a tar file as a stream, in bounded memory for any headers."""
 
 from __future__ import annotations
 

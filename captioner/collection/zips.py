@@ -1,4 +1,4 @@
-"""Reads the images in a ZIP file, one after the other."""
+"""Reading the images in a ZIP file, one after the other."""
 
 from __future__ import annotations
 

@@ -21,7 +21,7 @@ from captioner.text.vocabulary import Vocabulary
 
 
 class Engine(ABC):
-    """Runs a model: turns loaded batches of images into captions. Files and folders are left to its caller.
+    """Runs a model: turns loaded batches of images into captions. Its caller handles files and folders.
 
     Attributes:
         vocabulary: the words that it can write.

@@ -1,4 +1,4 @@
-"""Several models that write one caption together: the mean of their distributions of the next word, in one search.
+"""Ensembles: one search with the mean of the distributions of the next word of several models.
 
 Tensor letters: B images, W hypotheses per image, N regions or cells, V words of the vocabulary, S side of a transformed
 image.
@@ -53,7 +53,7 @@ class Member:
 
 
 class Mean:
-    """Decoders that write together: the probability of the next word is the mean over them.
+    """The mean of several decoders' probabilities of the next word.
 
     It replaces a decoder in the searches, with :class:`Memories` as its memory. Its state holds the tensors
     of all members, with the member's number before their names, which :meth:`State.pick` treats as any others. Its

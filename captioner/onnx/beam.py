@@ -69,7 +69,7 @@ def constrain(log_probabilities: Array, history: Array, config: SearchConfig) ->
     if length < config.min_words:
         log_probabilities[..., EOS] = MINUS_INFINITY
     if 0 < n <= length:
-        # Every window of n words that begins with the last n - 1 words written forbids its last word.
+        # If a window of n words begins with the last n - 1 words written, its last word is forbidden.
         windows = np.lib.stride_tricks.sliding_window_view(history, n, axis=-1)
         repeats = (windows[..., :-1] == history[..., None, length - n + 1 :]).all(-1)
         b, w, i = repeats.nonzero()

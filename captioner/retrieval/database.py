@@ -38,7 +38,7 @@ class Database:
         self.path, self.base = path, base
 
     def value(self, key: str) -> str | None:
-        """Return what :meth:`set` has stored under a key."""
+        """Return the value that :meth:`set` has stored under a key."""
         row = self.base.execute("SELECT value FROM about WHERE key = ?", (key,)).fetchone()
         return row[0] if row else None
 

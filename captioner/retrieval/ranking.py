@@ -1,14 +1,14 @@
-"""Ranks photos by how well a sentence describes them.
+"""Ranking photos by how well a sentence describes them.
 
-The score of a photo x for a sentence s of T words is the one by which a search ranks captions, against a photo that is
-the mean of all, plus what people wrote about it:
+The score of a photo x for a sentence s of T words is the score of s in a search, relative to the mean of all photos,
+plus a term for the texts of people:
 
     score(x) = [log p(s | x) - log p(s | mean)] / T^a  +  b [CIDEr(s, x) - CIDEr(s, mean)]  +  c BM25(s, x)
 
 a and b are the search settings ``length_normalisation`` and ``consensus`` of the model. The decoder gives p(s | x) by
 teacher forcing, the model's consensus the expected CIDEr (:mod:`captioner.search.consensus`), SQLite the
 BM25. Without a consensus b is 0. The division by p(s | mean) leaves the order as it is; it makes scores of different
-sentences comparable, and 0 means: no more likely than for any photo.
+sentences comparable, and 0 means no more likely than for the mean.
 
 The consensus is linear and takes microseconds for a photo, the decoder milliseconds. So the sum of the second and the
 third term chooses :data:`CANDIDATES` photos, and only these are scored by the decoder.

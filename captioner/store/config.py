@@ -133,7 +133,7 @@ def read_config(folder: Path, kind: str = CAPTIONER) -> dict[str, Any]:
     if found != kind:
         raise CheckpointError(f"{folder}: is a {found} and not a {kind}; give the folder of a {kind}")
     _check_fields(path, config, {"model": (dict,)}, _FIELDS.get(kind, {}))
-    if _deeper(config, _MAX_DEPTH):
+    if _is_deeper(config, _MAX_DEPTH):
         raise CheckpointError(f"{path}: its JSON is nested too deeply; {COPY}")
     return config
 
@@ -152,10 +152,10 @@ def _check_fields(path: Path, config: Mapping[str, Any], *groups: Mapping[str, t
             raise CheckpointError(f"{path}: {name}: is a {type(config[name]).__name__}, not a {names}; {COPY}")
 
 
-def _deeper(value: Any, levels: int) -> bool:
+def _is_deeper(value: Any, levels: int) -> bool:
     """Return whether JSON has more levels than later code can process."""
     inner = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
-    return not levels or any(_deeper(each, levels - 1) for each in inner)
+    return not levels or any(_is_deeper(each, levels - 1) for each in inner)
 
 
 def read_whole(folder: Path, kind: str = CAPTIONER, *, unread: Iterable[str] = ()) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""What a model's config records of its data, its scores and its training runs.
+"""The data, scores and training runs that a model's config records.
 
 ``about["scores"]`` of a captioner has the scores of each data set under its short name, such as ``flickr8k``: the
 ``split``, the number of ``images``, the ``search``, and ``metrics`` with the ``value`` of each and its 95 % interval

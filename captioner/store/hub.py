@@ -166,17 +166,16 @@ def _reason(error: BaseException, name: str, *, writing: bool = False) -> str:
     if isinstance(error, errors.HFValidationError):
         return f"is not a name on the hub ({first_line(error)}); give user/model or user/model@revision"
     if status is not None and status < 500 and status != 429:
-        return f"the hub answered {status} ({_told(error)})"
+        return f"the hub answered {status} ({_hub_message(error)})"
     here = "" if writing else "there is no such folder, the hub's cache does not have all of it, and "
     if status is not None:
-        return f"{here}the hub answered {status} ({_told(error)}); try again later"
+        return f"{here}the hub answered {status} ({_hub_message(error)}); try again later"
     if constants.HF_HUB_OFFLINE or isinstance(error, errors.OfflineModeIsEnabled):
         return f"{here}HF_HUB_OFFLINE forbids any transfer; unset that"
-    return (
-        f"{here}{constants.ENDPOINT} cannot be reached, or broke off ({_told(error)}); check the network and try again"
-    )
+    reason = f"{constants.ENDPOINT} cannot be reached, or broke off ({_hub_message(error)})"
+    return f"{here}{reason}; check the network and try again"
 
 
-def _told(error: BaseException) -> str:
+def _hub_message(error: BaseException) -> str:
     """Return the hub's message of an error, on one line."""
     return " ".join((getattr(error, "server_message", None) or str(error)).split()) or first_line(error)

@@ -34,7 +34,7 @@ def write_weights(
     """Write tensors to a file, through to the disk.
 
     Args:
-        path: the file; the caller sees to it that an unfinished one is not taken for a whole one.
+        path: the file; it is not written atomically, which is left to the caller.
         weights: the tensors by name.
         dtype: store floating-point tensors in this type, ``torch.float16`` or ``torch.int8`` (see above); ``None``
             keeps theirs.
@@ -95,7 +95,7 @@ def read_weights(path: Path) -> dict[str, Tensor]:
 def _finite(tensor: Tensor) -> bool:
     """Return whether all numbers are real and finite.
 
-    Their sum, which is finite if they are not huge, takes a fifth of the time that looking at each takes.
+    Their sum, which is finite if they are not huge, takes a fifth of the time of checking each.
     """
     if not tensor.is_floating_point():
         return not tensor.is_complex()
@@ -106,8 +106,8 @@ def _finite(tensor: Tensor) -> bool:
 def sized(weights: Mapping[str, Tensor] | None, where: Path) -> Iterator[None]:
     """Refuse to build more parameters than a file has numbers, for the modules that are built inside and get them.
 
-    A config that is damaged, or that somebody made to do harm, may name sizes or a number of layers that fill any
-    memory. A parameter is counted before it is filled, so until then nothing of it takes memory.
+    A damaged or malicious config may have sizes or a number of layers that exhaust memory. A parameter is counted
+    before it is initialised, so until then it takes no memory.
 
     Args:
         weights: all tensors of the file; ``None`` sets no limit.

@@ -1,4 +1,4 @@
-"""Scores translations with sacrebleu: BLEU and chrF."""
+"""Scores of translations by sacrebleu: BLEU and chrF."""
 
 from __future__ import annotations
 

@@ -26,14 +26,14 @@ from captioner.translation.pairs import collate
 
 
 def readers_of_context(refiner: Refiner, decoder: Decoder) -> tuple[TransformerRefiner | None, TransformerXL | None]:
-    """Return the parts of a translation model that can attend to the lines before.
+    """Return the parts of a translation model that can attend to previous lines.
 
     Returns:
-        The refiner, which reads their sources, and the decoder, which reads their translations; ``None`` for one that
-        cannot.
+        The refiner, which attends to their sources, and the decoder, which attends to their translations; ``None`` for
+        a part that cannot.
 
     Raises:
-        ConfigError: neither has.
+        ConfigError: neither can.
     """
     found = (
         refiner if isinstance(refiner, TransformerRefiner) and refiner.reads_context else None,
@@ -49,13 +49,13 @@ def readers_of_context(refiner: Refiner, decoder: Decoder) -> tuple[TransformerR
 
 
 class RefinerInContext(Refiner):
-    """A refiner of lines that follow one another, for training with context.
+    """A refiner of consecutive lines, for training with context.
 
-    All lines go through a block at once; see :class:`captioner.layers.segments.BatchContext`.
+    A block computes all lines at once; see :class:`captioner.layers.segments.BatchContext`.
 
     Args:
         refiner: of a translation model.
-        previous: (B, N) which of the lines come before each; see :func:`captioner.layers.segments.previous_lines`.
+        previous: (B, N) the previous lines of each line; see :func:`captioner.layers.segments.previous_lines`.
     """
 
     def __init__(self, refiner: Refiner, previous: Tensor) -> None:
@@ -63,7 +63,7 @@ class RefinerInContext(Refiner):
         self.refiner, self.previous, self.features = refiner, previous, refiner.features
 
     def forward(self, memory: Memory) -> Memory:
-        """Refine the sources, each in the context of those before it if the refiner can read it."""
+        """Refine the sources, each with the previous ones as context if the refiner can attend to it."""
         assert memory.mask is not None  # texts always have a mask
         refined: Memory
         if isinstance(self.refiner, TransformerRefiner) and self.refiner.reads_context:
@@ -74,11 +74,11 @@ class RefinerInContext(Refiner):
 
 
 class DecoderInContext(Decoder):
-    """A decoder that scores lines which follow one another, for training with context; see :class:`RefinerInContext`.
+    """A decoder of consecutive lines, for training with context; see :class:`RefinerInContext`.
 
     Args:
         decoder: of a translation model.
-        previous: (B, N) which of the lines come before each.
+        previous: (B, N) the previous lines of each line.
     """
 
     def __init__(self, decoder: Decoder, previous: Tensor) -> None:
@@ -87,7 +87,7 @@ class DecoderInContext(Decoder):
         self.attends = decoder.attends  # type: ignore[misc]
 
     def forward(self, memory: Memory, tokens: Tensor) -> DecoderOutput:
-        """Score whole translations (B, 1, T), each in the context of those before it if the decoder can read it."""
+        """Score whole translations (B, 1, T), each with the previous ones as context if the decoder has it."""
         output: DecoderOutput
         if isinstance(self.decoder, TransformerXL):
             lengths = (tokens != PAD).squeeze(1).sum(1)
@@ -97,14 +97,14 @@ class DecoderInContext(Decoder):
         return output
 
     def start(self, memory: Memory) -> State:
-        """Refuse: only :class:`ContextReader` has the translations of the lines before."""
+        """Refuse: only :class:`ContextReader` has the translations of previous lines."""
         raise NotImplementedError
 
     def step(self, tokens: Tensor, state: State) -> Step:
         return self.decoder.step(tokens, state)
 
 
-class _Following(Decoder):
+class _ContinuingDecoder(Decoder):
     """A decoder whose hypotheses continue previous translations."""
 
     def __init__(self, decoder: TransformerXL, past: StoredContext | None) -> None:
@@ -122,11 +122,11 @@ class _Following(Decoder):
 
 
 class _TextStates:
-    """The decoder and refiner states of a text's last lines."""
+    """The states of the refiner (source) and of the decoder (target) for the last lines of a text."""
 
     def __init__(self, lines: int) -> None:
-        self.read: deque[Tensor] = deque(maxlen=lines)
-        self.written: deque[Tensor] = deque(maxlen=lines)
+        self.source: deque[Tensor] = deque(maxlen=lines)
+        self.target: deque[Tensor] = deque(maxlen=lines)
 
 
 class ContextReader:
@@ -137,10 +137,10 @@ class ContextReader:
 
     Args:
         encode: from tokens (B, S) to a memory.
-        refiner: of the model, or its fast twin.
+        refiner: of the model, or its packed copy.
         decoder: likewise.
-        search: how translations are searched for.
-        context: N, at least 1: how many lines before each line it attends to.
+        search: settings of the search.
+        context: N, at least 1: the number of previous lines that a line attends to.
 
     Raises:
         ConfigError: the model cannot read context.
@@ -177,10 +177,10 @@ class ContextReader:
             else:
                 texts[-1][1].append(number)
         for turn in range(max(len(numbers) for _, numbers in texts)):
-            working = [(text, numbers[turn]) for text, numbers in texts if turn < len(numbers)]
-            sources = [lines[number] or [] for _, number in working]
-            translations = self._lines([text for text, _ in working], sources)
-            for (_, number), hypotheses in zip(working, translations, strict=True):
+            current = [(text, numbers[turn]) for text, numbers in texts if turn < len(numbers)]
+            sources = [lines[number] or [] for _, number in current]
+            translations = self._lines([text for text, _ in current], sources)
+            for (_, number), hypotheses in zip(current, translations, strict=True):
                 found[number] = hypotheses
         self._text = texts[-1][0]
         return found
@@ -193,19 +193,19 @@ class ContextReader:
         if self._refiner is None:
             memory = self.refiner(memory)
         else:
-            memory, read = self._refiner.states(memory, StoredContext.of([text.read for text in texts]))
-            _keep([text.read for text in texts], read, [len(source) for source in sources])
+            memory, read = self._refiner.states(memory, StoredContext.of([text.source for text in texts]))
+            _append_states([text.source for text in texts], read, [len(source) for source in sources])
         if self._writer is None:
             return find(self.decoder, memory, self.search)
-        past = StoredContext.of([text.written for text in texts])
-        found = find(_Following(self._writer, past), memory, self.search)
+        past = StoredContext.of([text.target for text in texts])
+        found = find(_ContinuingDecoder(self._writer, past), memory, self.search)
         written = [[BOS, *hypotheses[0].words] for hypotheses in found]
         states = self._writer.states(memory, collate(written).to(device), past)
-        _keep([text.written for text in texts], states, [len(words) for words in written])
+        _append_states([text.target for text in texts], states, [len(words) for words in written])
         return found
 
 
-def _keep(kept: list[deque[Tensor]], states: Tensor, lengths: list[int]) -> None:
+def _append_states(kept: list[deque[Tensor]], states: Tensor, lengths: list[int]) -> None:
     """Add each line's states (blocks, B, T, S), without padding, to those of its text."""
     for number, (lines, length) in enumerate(zip(kept, lengths, strict=True)):
         lines.append(states[:, number, :length].clone())

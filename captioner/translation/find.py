@@ -1,4 +1,4 @@
-"""Finds a translator by its name or by its language; imports torch only once there is one."""
+"""Finding a translator by its name or its language; torch is imported only if there is one."""
 
 from __future__ import annotations
 

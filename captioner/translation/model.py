@@ -39,7 +39,7 @@ _NO_WIDTH = re.compile("[\u00ad\u2060\ufeff]")  # soft hyphens, word joiners, by
 
 
 class TextSearchConfig(SearchConfig):
-    """Settings of the search for translations; a "word" is a piece of a word here."""
+    """Settings of the search for translations, in which "words" are subwords."""
 
     max_words: int = Field(120, ge=1, le=MAX_WORDS, description="translations are cut after this many pieces")
     length_normalisation: float = Field(

@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 
 from captioner.collection.items import Item
-from captioner.collection.once import Once, difference_hash
+from captioner.collection.once import Deduplicator, difference_hash
 
 SCENE = np.random.default_rng(0).integers(0, 256, (8, 12, 3), dtype=np.uint8)
 
@@ -32,7 +32,7 @@ def photo(
     return Item.of_file(str(path))
 
 
-def kept(once: Once, items: Sequence[Item]) -> list[str]:
+def kept(once: Deduplicator, items: Sequence[Item]) -> list[str]:
     return [Path(item.name).stem for item in once.first(items)]
 
 
@@ -47,7 +47,7 @@ def test_copies_are_left_out(tmp_path: Path) -> None:
         Item("e", b"text"),
     ]
     items += [Item(str(tmp_path / "gone.jpg"), str(tmp_path / "gone.jpg")), one]
-    once = Once()
+    once = Deduplicator()
     assert kept(once, items) == ["a", "c", "d", "e", "gone", "a"]
     assert (once.copies, once.bursts) == (1, 0)
 
@@ -64,7 +64,7 @@ def test_the_first_of_a_burst_stands_for_the_rest(tmp_path: Path) -> None:
         photo(tmp_path / "h.jpg", noise=8),
         photo(tmp_path / "i.jpg", noise=9),
     ]
-    once = Once()
+    once = Deduplicator()
     assert kept(once, items) == ["a", "d", "f", "g", "h", "i"]
     assert (once.copies, once.bursts) == (0, 3)
 
@@ -77,7 +77,7 @@ def test_bursts_of_a_phone_are_heic(tmp_path: Path) -> None:
         with Image.open(tmp_path / "a.jpg") as image:
             pillow_heif.from_pillow(image).save(path, format="HEIF")
         items.append(Item.of_file(str(path)))
-    once = Once()
+    once = Deduplicator()
     assert kept(once, items) == ["0"] and once.bursts == 2
 
 
@@ -87,7 +87,7 @@ def test_pipes_are_not_opened_and_large_photos_not_warned_about(
     os.mkfifo(tmp_path / "pipe.jpg")
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 30_000)
     items = [Item.of_file(str(tmp_path / "pipe.jpg")), photo(tmp_path / "a.jpg", time="10:00:00")]
-    assert kept(Once(), items) == ["pipe", "a"] and not len(recwarn)
+    assert kept(Deduplicator(), items) == ["pipe", "a"] and not len(recwarn)
 
 
 def test_the_hash_compares_neighbouring_pixels() -> None:
@@ -98,4 +98,4 @@ def test_the_hash_compares_neighbouring_pixels() -> None:
 
 def test_damaged_exif_is_none(tmp_path: Path) -> None:
     items = [photo(tmp_path / "a.jpg", time="no time"), photo(tmp_path / "b.jpg", noise=1, time="no time")]
-    assert kept(Once(), items) == ["a", "b"]
+    assert kept(Deduplicator(), items) == ["a", "b"]
