@@ -42,7 +42,7 @@ TRANSLATED = replace(CAPTION, translation=TRANSLATION)
 @pytest.mark.parametrize(
     "words", [TOKENS, ["a", "dog", "'s", "ball"], ["ßa", "b"], ["one"], [], ["i", "'m", "t-shirt", "n't", "x"]]
 )
-def test_spans_are_where_the_words_stand(words: list[str]) -> None:
+def test_spans_are_the_positions_of_the_words(words: list[str]) -> None:
     text = detokenize(words)
     found = [text[start:end] for start, end in spans(words)]
     assert [word.casefold() for word in found] == [word.casefold() for word in words]
@@ -81,7 +81,7 @@ def test_words_at_a_point_are_those_of_its_cell_or_regions() -> None:
         replace(cells, grid=None).words_at((0.7, 0.5))
 
 
-def test_a_translated_word_attends_like_the_words_it_renders() -> None:
+def test_a_translated_word_has_the_attention_of_its_source_words() -> None:
     caption = TRANSLATED.translated()
     assert (caption.text, caption.tokens) == ("Der Hund läuft nicht.", ["Der", "Hund", "läuft", "nicht"])
     assert caption.translated_from == CAPTION.text and caption.translation is None and caption.log_probability == -2.0
@@ -108,7 +108,7 @@ def test_a_piece_that_spans_two_words_is_shared_by_letters() -> None:
     np.testing.assert_allclose(caption.attention, np.array([[4 / 7, 3 / 7]]), atol=1e-6)
 
 
-def test_a_word_that_renders_none_attends_everywhere() -> None:
+def test_a_word_aligned_only_to_punctuation_attends_uniformly() -> None:
     one = Translation("ja", [" ja"], [" A", " b", ".", "<eos>"], 0.0, np.array([[0.0, 0.0, 0.5, 0.5]]))
     caption = Caption("A b.", ["a", "b"], 0.0, np.eye(2), grid=(1, 2), translation=one).translated()
     assert caption.attention is not None

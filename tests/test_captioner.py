@@ -193,7 +193,7 @@ def test_the_next_best_captions_come_along(images: list[Path]) -> None:
     ]
 
 
-def test_the_next_best_captions_know_their_image(images: list[Path]) -> None:
+def test_the_next_best_captions_have_their_image(images: list[Path]) -> None:
     caption = Captioner.from_model(tiny_model(fit="crop"), device="cpu", n_best=2)(images[0])
     assert caption.seen[0] > 0.1, "nothing was cropped"
     assert (caption.others[0].seen, caption.others[0].source) == (caption.seen, caption.source)

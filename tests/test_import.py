@@ -35,7 +35,7 @@ HEAVY = {
         "import captioner.files, captioner.metadata, captioner.registry, captioner.text.vocabulary",
     ],
 )
-def test_importing_loads_nothing_heavy(statement: str, repository: Path) -> None:
+def test_importing_loads_no_large_library(statement: str, repository: Path) -> None:
     program = f"import sys; before = set(sys.modules); {statement}; print(*sorted(set(sys.modules) - before))"
     done = subprocess.run([sys.executable, "-c", program], cwd=repository, capture_output=True, text=True, check=True)
     loaded = {name.partition(".")[0] for name in done.stdout.split()}
@@ -50,7 +50,7 @@ def test_every_public_name_is_there(name: str) -> None:
     assert name in dir(captioner)
 
 
-def test_lazy_names_are_the_real_things() -> None:
+def test_lazy_names_are_the_objects_themselves() -> None:
     from captioner.captioner import Captioner
     from captioner.memory import Memory
 

@@ -20,7 +20,7 @@ def decoders() -> Registry[type]:
     return registry
 
 
-def test_a_registered_thing_is_found_and_left_as_it_was() -> None:
+def test_a_registered_class_is_found_and_unchanged() -> None:
     registry: Registry[type] = Registry("encoder")
 
     @registry.register("grid")
@@ -115,7 +115,7 @@ def test_a_package_that_cannot_be_imported_is_named(package: Path) -> None:
         registry["far"]
 
 
-def test_a_package_that_fails_does_not_cost_the_others(package: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_package_that_fails_does_not_affect_the_others(package: Path, caplog: pytest.LogCaptureFixture) -> None:
     registry: Registry[int] = Registry("part", group="captioner.parts")
     registry.register("near")(1)
     package.write_text("")

@@ -339,7 +339,7 @@ def test_picked_hypotheses_and_images_continue_as_full_captions(name: str) -> No
 @decoders
 @pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 1e-4), (torch.bfloat16, 0.1)])
 @torch.inference_mode()
-def test_the_fast_twin_steps_as_the_decoder_does(name: str, dtype: torch.dtype, tolerance: float) -> None:
+def test_the_packed_copy_steps_as_the_decoder_does(name: str, dtype: torch.dtype, tolerance: float) -> None:
     decoder, memory, tokens = build_decoder(name).float(), build_memory().to(dtype=torch.float32), build_tokens()
     before = {key: tensor.clone() for key, tensor in decoder.state_dict().items()}
     fast = packed(decoder, dtype)
@@ -389,7 +389,7 @@ def test_a_16_bit_decoder_writes_step_by_step(name: str, dtype: torch.dtype) -> 
 
 
 @decoders
-def test_autocast_learns_what_32_bits_learn(name: str) -> None:
+def test_autocast_gives_the_gradients_of_32_bits(name: str) -> None:
     decoder, memory, tokens = build_decoder(name).float(), build_memory().to(dtype=torch.float32), build_tokens()
     targets = tokens[tokens != PAD]
 
@@ -439,7 +439,7 @@ def test_a_few_steps_lower_the_loss_and_leave_padding_alone(name: str) -> None:
 
 
 @decoders
-def test_masked_vectors_neither_matter_nor_learn(name: str) -> None:
+def test_masked_vectors_have_no_influence_and_no_gradient(name: str) -> None:
     decoder, memory, tokens = build_decoder(name), build_memory(), build_tokens()
     assert memory.mask is not None
     hidden = ~memory.mask.unsqueeze(-1)
@@ -480,7 +480,7 @@ def test_an_unknown_setting_is_refused(name: str) -> None:
 
 
 @pairs
-def test_masked_vectors_do_not_matter(pair: Pair) -> None:
+def test_masked_vectors_have_no_influence(pair: Pair) -> None:
     decoder, memory, tokens = parts_of(pair)
     assert memory.mask is not None
     changed = replace(memory, vectors=memory.vectors.masked_fill(~memory.mask.unsqueeze(-1), 7.0))
@@ -547,7 +547,7 @@ def test_an_end_to_end_search_gives_captions(pair: Pair) -> None:
 
 
 @decoders
-def test_a_new_decoder_prefers_no_word_and_forgets_nothing(name: str) -> None:
+def test_a_new_decoder_prefers_no_word_and_has_open_forget_gates(name: str) -> None:
     torch.manual_seed(0)
     fields = DECODERS[name].Config.model_fields
     sizes = {"embedding": 60, "hidden": 50, "attention": 500, "values": 40}

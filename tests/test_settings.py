@@ -1,4 +1,4 @@
-"""Settings from YAML: what a damaged or hostile file may do, which is little."""
+"""Settings from YAML: damaged and hostile files are refused."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def test_aliases_and_merges_of_an_ordinary_size_are_read(tmp_path: Path) -> None
     assert read_yaml(tmp_path / "recipe.yaml") == {"a": {"x": 1, "y": 2}, "b": {"x": 1, "y": 3}, "c": {"x": 1, "y": 2}}
 
 
-def test_a_huge_file_and_what_is_no_file_are_refused_unread(tmp_path: Path) -> None:
+def test_huge_files_and_other_paths_are_refused_unread(tmp_path: Path) -> None:
     (tmp_path / "huge.yaml").write_text("a: 1\n" + "# comment\n" * 100_000)
     with pytest.raises(ConfigError, match="has 1,000,005 bytes, more than"):
         read_yaml(tmp_path / "huge.yaml")

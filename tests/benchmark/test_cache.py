@@ -71,7 +71,7 @@ def test_nested_and_swapped_files_count_as_missing(tmp_path: Path, images: dict[
     assert cache.captions(KEY, images) == {}
 
 
-def test_what_is_forgotten_is_only_its_own(tmp_path: Path, images: dict[str, CaptionedImage]) -> None:
+def test_clearing_removes_only_the_files_of_the_cache(tmp_path: Path, images: dict[str, CaptionedImage]) -> None:
     cache = BenchmarkCache(tmp_path)
     cache.clear()
     cache.save_captions(KEY, {}, images)

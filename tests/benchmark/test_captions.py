@@ -95,7 +95,7 @@ def test_an_interrupted_captioning_resumes(models: Models, contestants: list[Con
     assert models.loaded == models.captioned == []
 
 
-def test_another_model_or_search_captions_anew(models: Models, contestants: list[Contestant], tmp_path: Path) -> None:
+def test_another_model_or_search_captions_again(models: Models, contestants: list[Contestant], tmp_path: Path) -> None:
     again(contestants, tmp_path / "cache")
     models.captioned = []
     (contestants[0].folder / "config.json").write_text("{}")

@@ -17,7 +17,7 @@ from tests.figures.builders import make_image
 from tests.model.test_checkpoint import tiny_model
 
 
-def test_every_model_has_every_place_in_the_order_equally_often() -> None:
+def test_every_model_has_every_position_in_the_order_equally_often() -> None:
     names = ["a", "b", "c"]
     orders = [turns(names, turn) for turn in range(6)]
     assert orders[0] == names and all(sorted(order) == names for order in orders)
@@ -25,11 +25,11 @@ def test_every_model_has_every_place_in_the_order_equally_often() -> None:
         assert sorted(order[place] for order in orders) == sorted(names * 2)
 
 
-def test_spread_is_of_the_order_statistics() -> None:
+def test_percentiles_are_order_statistics() -> None:
     assert Percentiles.of(np.arange(101.0)) == Percentiles(p50=50.0, p95=95.0, low=25.0, high=75.0)
 
 
-def test_a_noisy_machine_does_not_change_the_verdict() -> None:
+def test_noise_of_the_machine_does_not_change_the_relative_speed() -> None:
     """The second model is twice as fast; a varying load slows both down together, up to tenfold."""
     random = np.random.default_rng(0)
     load = np.repeat(random.uniform(1, 10, 6), 5)[:, None]

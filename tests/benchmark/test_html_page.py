@@ -53,7 +53,7 @@ def shown(tmp_path: Path) -> list[ShownImage]:
     return [first, ShownImage("1", tmp_path / "gone.png", ("two men",), captions, {"a": 0.0, "b": 1.0, "c": 1.0})]
 
 
-def test_the_page_is_whole_and_can_be_read_by_everyone(
+def test_the_page_is_complete_and_accessible(
     quality: Quality, costs: dict[str, ModelCost], shown: list[ShownImage], tmp_path: Path
 ) -> None:
     plot(tmp_path / "plot.png", quality, costs)

@@ -12,7 +12,7 @@ from captioner.evaluation.metrics import Scorer
 from tests.benchmark.conftest import DATA, POOR, WORDS, compare
 
 
-def test_scores_tests_and_what_was_left_out() -> None:
+def test_scores_tests_and_images_left_out() -> None:
     result = compare([*WORDS[:5], None], POOR, POOR)
     assert result.images == ["0", "1", "2", "3", "4"] and result.unreadable == ["5.jpg: it is broken"]
     whole, *thirds = result.groups
@@ -63,6 +63,6 @@ def test_the_images_that_differ_most() -> None:
     assert len(most_different(result, 1)) == 1
 
 
-def test_no_image_that_all_could_caption() -> None:
+def test_no_image_captioned_by_all_models() -> None:
     with pytest.raises(EvaluationError, match=r"none of the 6 images could be captioned by all models.*it is broken"):
         compare([None] * 6, WORDS)

@@ -33,7 +33,7 @@ def test_means_and_deviations_over_seeds(trained: Quality) -> None:
     )
 
 
-def test_a_recipe_of_equal_runs_is_tested_as_one_of_them(trained: Quality) -> None:
+def test_equal_runs_of_a_recipe_are_tested_as_a_single_run(trained: Quality) -> None:
     alike = compare(WORDS, WORDS, POOR, POOR, recipes=RUNS)
     plain = compare(WORDS, POOR)
     assert alike.seeds is not None
@@ -53,7 +53,7 @@ def test_the_report_has_means_and_single_runs(trained: Quality) -> None:
     assert all(f"\n| {name} |" in runs for name in "abcd")
 
 
-def test_seeds_that_not_all_recipes_have_do_not_count() -> None:
+def test_seeds_missing_in_a_recipe_are_left_out() -> None:
     result = compare(
         WORDS, MIDDLING, WORDS, POOR, POOR, recipes=[("good", 0), ("good", 1), ("good", 2), ("poor", 0), ("poor", 2)]
     )

@@ -70,7 +70,7 @@ def test_a_folder_gets_png_by_default(attend, images: Path, tmp_path: Path) -> N
     assert Image.open(tmp_path / "v1.figures" / "red.attention.png").format == "PNG"
 
 
-def test_captions_are_those_of_the_caption_command(attend, run, model: Path, images: Path, tmp_path: Path) -> None:
+def test_captions_equal_those_of_the_caption_command(attend, run, model: Path, images: Path, tmp_path: Path) -> None:
     for beam in (1, 3):
         caption = run("caption", "--model", model, "--device", "cpu", "--beam", beam, images / "red.jpg").out
         result = attend(images / "red.jpg", "-o", tmp_path / "a.json", "--beam", beam)
@@ -207,7 +207,7 @@ def test_names_as_long_as_the_system_allows(attend, images: Path, tmp_path: Path
     assert len(list((tmp_path / "figures").iterdir())) == 4
 
 
-def test_names_of_many_images_are_made_in_a_moment() -> None:
+def test_names_of_many_images_are_made_fast() -> None:
     import time
 
     from captioner.cli.attend import _Names
@@ -238,7 +238,7 @@ def test_figures_are_not_captioned(attend, run, model: Path, images: Path, tmp_p
 
 
 @pytest.mark.parametrize("kind", MAGIC)
-def test_a_file_of_others_is_not_replaced(attend, images: Path, tmp_path: Path, kind: str) -> None:
+def test_files_of_other_programs_are_not_replaced(attend, images: Path, tmp_path: Path, kind: str) -> None:
     file = tmp_path / f"figure.{kind}"
     file.write_text("written by hand")
     result = attend(images / "red.jpg", "-o", file)

@@ -237,7 +237,7 @@ def test_only_an_ensemble_is_compared_if_only_that_is_named(
 
 
 @pytest.mark.slow
-def test_an_ensemble_is_timed_beside_its_members(
+def test_an_ensemble_is_timed_with_its_members(
     run: Run, model: Path, partner: Path, dataset: Path, tmp_path: Path
 ) -> None:
     options = f"--data {dataset} -o {tmp_path}/out {FAST} --photos 0 --rounds 2 --batch-size 2"
@@ -423,7 +423,7 @@ def test_captions_with_any_characters_are_scored(
     assert "<script" not in page and "{{ 7 * 7 }}" in page
 
 
-def test_files_beside_trained_models_and_ensembles(
+def test_files_with_trained_models_and_ensembles(
     run: Run, model: Path, partner: Path, dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def train(recipe: str, changes: list[str], *, output: Path, **_: object) -> Path:

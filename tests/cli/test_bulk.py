@@ -66,7 +66,7 @@ def test_a_bad_file_does_not_stop_the_others(bulk, images: Path, tmp_path: Path)
     assert (again.code, again.out) == (0, f"{output}: 3 parts; 1 new tar or Parquet files; 1 images captioned\n")
 
 
-def test_rows_are_those_of_the_caption_command(bulk, run, model: Path, images: Path, tmp_path: Path) -> None:
+def test_rows_equal_those_of_the_caption_command(bulk, run, model: Path, images: Path, tmp_path: Path) -> None:
     parquet = pytest.importorskip("pyarrow.parquet")
     try:
         (images / "caf\udce9.jpg").write_bytes((images / "red.jpg").read_bytes())
@@ -90,7 +90,7 @@ def test_rows_are_those_of_the_caption_command(bulk, run, model: Path, images: P
 
 
 @pytest.mark.slow
-def test_a_run_that_is_killed_again_and_again_ends_with_every_image_once(tmp_path: Path) -> None:
+def test_a_run_that_is_killed_repeatedly_captions_every_image_once(tmp_path: Path) -> None:
     source, output, chance = tmp_path / "photos", tmp_path / "captions", random.Random(0)
     source.mkdir()
     command = [sys.executable, "-m", "captioner", "bulk", str(source), "-o", str(output), "--part-size", "3"]

@@ -111,7 +111,7 @@ def test_several_files_go_into_one_output(caption, images: Path, tmp_path: Path)
     assert [row["image"] for row in csv.DictReader(file.read_text().splitlines())] == [*map(str, given)]
 
 
-def test_the_same_command_again_takes_only_what_is_new_changed_or_failed(
+def test_the_same_command_again_captions_only_new_changed_and_failed_images(
     caption, images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     file = tmp_path / "captions.csv"
@@ -327,7 +327,7 @@ def test_images_in_archives(caption, images: Path, tmp_path: Path) -> None:
     assert "bad.zip: is not a ZIP file, or damaged" in caption(tmp_path / "bad.zip").err
 
 
-def test_what_a_folder_has_beside_images_is_counted(caption, images: Path) -> None:
+def test_other_files_in_a_folder_are_counted(caption, images: Path) -> None:
     for name in ("a.mov", "b.MOV", "c.pdf", "d", "red.xmp", ".hidden.mov"):
         (images / name).write_bytes(b"1")
     (images / "@eaDir" / "red.jpg").mkdir(parents=True)

@@ -54,7 +54,9 @@ def test_help_shows_options_in_groups() -> None:
         ("models", "show_attend_tell (default)", False),
     ],
 )
-def test_what_needs_no_model_loads_nothing_heavy(line: str, shown: str, others: bool, repository: Path) -> None:
+def test_commands_without_a_model_import_no_large_library(
+    line: str, shown: str, others: bool, repository: Path
+) -> None:
     """Only the help of the program imports commands that are not called."""
     # Without pydantic, which typer itself may load.
     heavy = ["torch", "torchvision", "timm", "numpy", "PIL", "yaml", "nltk", "matplotlib"]

@@ -91,7 +91,7 @@ def test_names_are_completed(line: str, expected: list[str], complete: Complete)
 
 
 @pytest.mark.parametrize("shell", SHELLS)
-def test_files_with_the_same_beginning_are_beside_the_names(shell: str, complete: Complete, tmp_path: Path) -> None:
+def test_files_with_the_same_prefix_are_completed_too(shell: str, complete: Complete, tmp_path: Path) -> None:
     (tmp_path / "show_mine").mkdir()
     (tmp_path / "show.jpg").touch()
     found = "\n".join(complete(shell, "captioner caption --model show"))
@@ -99,7 +99,7 @@ def test_files_with_the_same_beginning_are_beside_the_names(shell: str, complete
     assert len(names) > 1 and all(name in found for name in [*names, "show_mine/", "show.jpg"])
 
 
-def test_completing_loads_nothing_heavy(repository: Path) -> None:
+def test_completion_imports_no_large_library(repository: Path) -> None:
     lines = ["caption --model ", "train ", "data download ", "caption --language ", "caption --device ", "bench"]
     code = (
         "import os, sys\n"

@@ -151,7 +151,7 @@ def test_members(run, server: Server, tmp_path: Path) -> None:
     assert [path.name for path in (tmp_path / "coco" / "annotations").iterdir()] == ["captions_val2014.json"]
 
 
-def test_a_failure_does_not_hold_up_the_others(run, server: Server, tmp_path: Path) -> None:
+def test_a_failed_download_does_not_stop_the_others(run, server: Server, tmp_path: Path) -> None:
     del server.files["val2014.zip"]
     result = run("data", "download", "coco", "--to", tmp_path)
     assert result.code == 1 and len(result.lines) == 2

@@ -26,7 +26,7 @@ def photos(images: Path) -> Path:
     return images
 
 
-def test_it_prints_the_photos_and_the_next_search_encodes_nothing(
+def test_photos_are_printed_and_the_next_search_encodes_none(
     find, photos: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (photos / "red.txt").write_text("Anna's ball\n")
@@ -115,7 +115,7 @@ def test_the_contact_sheet_shows_and_links_the_photos(find, photos: Path, tmp_pa
     assert page.read_text() == "my notes" and refused.out == ""
 
 
-def test_wrong_uses(find, run, model: Path, partner: Path, photos: Path, tmp_path: Path) -> None:
+def test_wrong_usage(find, run, model: Path, partner: Path, photos: Path, tmp_path: Path) -> None:
     gone = find("a dog", tmp_path / "gone")
     assert gone.code == 1 and "no such folder; give the folder of the photos" in gone.err
     lost = find("a dog", photos, "--captions", tmp_path / "gone.csv")

@@ -129,7 +129,7 @@ def watch(tmp_path: Path) -> Iterator[Watch]:
     shutil.rmtree(watch.temporary, ignore_errors=True)
 
 
-def test_the_watch_sees_a_connection_and_a_file(watch: Watch) -> None:
+def test_the_watch_detects_a_connection_and_a_file(watch: Watch) -> None:
     watch.run(
         "import os, socket\n"
         "open(os.path.expanduser('~/diary'), 'w').close()\n"
@@ -141,7 +141,7 @@ def test_the_watch_sees_a_connection_and_a_file(watch: Watch) -> None:
     assert watch.written() == ["~/diary"]
 
 
-def test_onnxruntime_neither_writes_nor_calls(watch: Watch) -> None:
+def test_onnxruntime_writes_no_files_and_makes_no_connections(watch: Watch) -> None:
     pytest.importorskip("onnxruntime")
     watch.run("import captioner, onnxruntime, time; time.sleep(0.5)")
     assert (watch.connections(), watch.written(), list(watch.home.iterdir())) == ([], [], [])

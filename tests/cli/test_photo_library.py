@@ -32,7 +32,7 @@ def sentences(caption, photos: Path) -> dict[str, str]:
     return {Path(name).name: text for name, text in (line.split(": ") for line in caption(photos).lines)}
 
 
-def test_every_place_has_the_caption_and_the_next_run_has_nothing_to_do(
+def test_every_place_gets_the_caption_and_the_next_run_captions_nothing(
     caption, photos: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     expected = sentences(caption, photos)
@@ -98,7 +98,7 @@ def test_a_translation_comes_first(caption, photos: Path, translator: Path) -> N
     assert found == {"x-default": german, "de": german, "en": rows["caption"]}
 
 
-def test_a_file_that_cannot_be_continued_is_no_reason_to_overwrite_what_people_wrote(caption, photos: Path) -> None:
+def test_texts_of_people_are_kept_if_a_file_cannot_be_continued(caption, photos: Path) -> None:
     (photos / ".captioner.jsonl").write_text("notes\n")
     result = caption(photos, "--sidecar", "txt")
     assert result.code == 1 and result.err.endswith("; delete it, and all photos are captioned again\n")

@@ -72,7 +72,7 @@ def test_an_unknown_model_is_reported_before_listening(run, model: Path, tmp_pat
         ("[::1]", "is not an address of this machine"),
     ],
 )
-def test_only_a_full_address_is_every_address(
+def test_short_forms_of_0_0_0_0_are_refused(
     run, model: Path, monkeypatch: pytest.MonkeyPatch, host: str, reason: str
 ) -> None:
     monkeypatch.setattr("uvicorn.Server.run", lambda server, sockets: None)

@@ -91,7 +91,7 @@ def test_files_are_completed_without_stdout(code: Code, images: Path, tmp_path: 
     assert code("caption", images, "-o", file, stdout=opened(), stderr=messages) == 0, "nothing was to be printed"
 
 
-def test_captioning_stops_when_the_reader_has_gone(code: Code, images: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_captioning_stops_when_the_pipe_is_closed(code: Code, images: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from captioner.engines.model import ModelEngine
 
     caption_memory, batches = ModelEngine.caption_memory, []

@@ -25,7 +25,7 @@ def expected(translator: Path) -> list[str]:
 
 
 @pytest.mark.parametrize("batch_size", [2, 32])
-def test_a_line_gives_a_line(translate, expected: list[str], tmp_path: Path, batch_size: int) -> None:
+def test_each_line_gives_one_line(translate, expected: list[str], tmp_path: Path, batch_size: int) -> None:
     # As Windows writes it, without a line end at the end.
     text = f"\ufeff{SOURCE[0]}\r\n\n{SOURCE[1]}\n{SOURCE[2]}\n{SOURCE[3]}"
     (tmp_path / "text.txt").write_bytes(text.encode())
@@ -132,7 +132,7 @@ def test_a_bad_line_does_not_stop_the_others(translate, expected: list[str], tmp
 
 
 @pytest.mark.parametrize("batch_size", [2, 32])
-def test_lines_before_are_read_as_context(run, tmp_path: Path, batch_size: int) -> None:
+def test_previous_lines_are_context(run, tmp_path: Path, batch_size: int) -> None:
     from captioner import Translator
 
     folder = save_translator(tmp_path / "xl", build("transformer_xl"))

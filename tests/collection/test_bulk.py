@@ -72,7 +72,7 @@ def test_parquet_has_the_same_rows(collection: Path, model: Path, tmp_path: Path
     assert [row for part in parts for row in parquet.read_table(part).to_pylist()] == short
 
 
-def test_what_is_finished_is_not_done_again(collection: Path, model: Path, tmp_path: Path) -> None:
+def test_finished_parts_are_not_captioned_again(collection: Path, model: Path, tmp_path: Path) -> None:
     output = tmp_path / "out"
     caption(plan_of(collection, output, model), model)
     before = rows(output)
@@ -88,7 +88,7 @@ def test_what_is_finished_is_not_done_again(collection: Path, model: Path, tmp_p
     assert bulk(plan_of(collection, output, model), never) == BulkReport()
 
 
-def test_few_bytes_wait_for_their_captions(model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_few_bytes_are_held_for_captioning(model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with tarfile.open(tmp_path / "shard.tar", "w") as archive:
         for number in range(30):
             add(archive, f"{number}.png", png(number) + bytes(10_000 if number in (7, 8, 20) else 0))

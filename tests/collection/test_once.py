@@ -1,4 +1,4 @@
-"""Copies and bursts: one image stands for all."""
+"""Copies and bursts: only one image is kept."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def test_copies_are_left_out(tmp_path: Path) -> None:
     assert (once.copies, once.bursts) == (1, 0)
 
 
-def test_the_first_of_a_burst_stands_for_the_rest(tmp_path: Path) -> None:
+def test_only_the_first_photo_of_a_burst_is_kept(tmp_path: Path) -> None:
     items = [
         photo(tmp_path / "a.jpg", noise=1, time="10:00:00"),
         photo(tmp_path / "b.jpg", noise=4, time="10:00:01"),

@@ -43,7 +43,7 @@ def folder(tmp_path: Path) -> Path:
     return folder
 
 
-def test_a_later_run_takes_what_is_new(folder: Path, tmp_path: Path) -> None:
+def test_a_later_run_adds_new_files(folder: Path, tmp_path: Path) -> None:
     output = tmp_path / "out"
     first = plan_of(folder, output)
     assert (names(first, folder), first.begun, first.new) == (["b.jpg", "d/1.jpg", "d/3.jpg", "f.jpg"], 0, 4)
@@ -134,7 +134,7 @@ def test_a_folder_that_cannot_be_read_is_reported_and_looked_into_again(
     assert (names(plan, folder)[2:], plan.new, plan.problems) == (["d/1.jpg", "d/3.jpg"], 2, ())
 
 
-def test_a_parquet_file_without_images_is_left_out_and_ends_nothing(collection: Path, tmp_path: Path) -> None:
+def test_a_parquet_file_without_images_is_left_out(collection: Path, tmp_path: Path) -> None:
     pyarrow, parquet = pytest.importorskip("pyarrow"), pytest.importorskip("pyarrow.parquet")
     parts = plan_of(collection, tmp_path / "alone").parts
     parquet.write_table(pyarrow.table({"url": ["a"], "status": [1]}), collection / "shard.parquet")
@@ -197,7 +197,7 @@ def test_without_pyarrow_the_others_are_captioned(
     "error", [KeyboardInterrupt(), OSError(errno.ENOSPC, "No space left on device"), MemoryError()]
 )
 @pytest.mark.parametrize("begun", [False, True])
-def test_a_run_may_end_at_any_write(folder: Path, tmp_path: Path, error: BaseException, begun: bool) -> None:
+def test_a_run_may_be_killed_at_any_write(folder: Path, tmp_path: Path, error: BaseException, begun: bool) -> None:
     output = tmp_path / "out"
     if begun:
         plan_of(folder, output)
@@ -230,7 +230,7 @@ def test_a_run_may_end_at_any_write(folder: Path, tmp_path: Path, error: BaseExc
     )
 
 
-def test_what_a_kill_leaves_is_taken_over(folder: Path, tmp_path: Path) -> None:
+def test_files_of_a_killed_run_are_used(folder: Path, tmp_path: Path) -> None:
     output = tmp_path / "out"
     output.mkdir()
     for name in ("images-00000.jsonl", ".captioner.lock", ".DS_Store"):
@@ -239,7 +239,7 @@ def test_what_a_kill_leaves_is_taken_over(folder: Path, tmp_path: Path) -> None:
     assert sorted(os.listdir(output)) == [".DS_Store", "images-00000.jsonl", "plan.json"]
 
 
-def test_two_runs_are_not_at_work_on_one_output(folder: Path, tmp_path: Path) -> None:
+def test_two_runs_cannot_write_one_output(folder: Path, tmp_path: Path) -> None:
     plan = plan_of(folder, tmp_path / "out")
     with plan.locked(), pytest.raises(BulkError, match="out: another process captions there; wait until"):
         plan_of(folder, tmp_path / "out")

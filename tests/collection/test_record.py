@@ -54,7 +54,7 @@ def found(path: Path) -> list[tuple[str, bool]]:
 
 
 @kinds
-def test_a_second_run_takes_what_is_new_changed_or_failed(tmp_path: Path, kind: str) -> None:
+def test_a_second_run_captions_new_changed_and_failed_images(tmp_path: Path, kind: str) -> None:
     path = tmp_path / f"out.{kind}"
     first = run(path, photos(tmp_path, "1", "2", "=3"), bad=["2"])
     assert str(first.counts) == "2 captioned, 1 failed"
@@ -70,7 +70,7 @@ def test_a_second_run_takes_what_is_new_changed_or_failed(tmp_path: Path, kind: 
 
 
 @kinds
-def test_a_killed_run_loses_nothing_and_the_next_one_removes_what_is_twice(tmp_path: Path, kind: str) -> None:
+def test_a_killed_run_loses_nothing_and_the_next_run_removes_repeated_rows(tmp_path: Path, kind: str) -> None:
     path, names = tmp_path / f"out.{kind}", [f"{number}" for number in range(6)]
     run(path, photos(tmp_path, *names), bad=["5"], most=3)
     assert [name for name, _ in found(path)] == names[:3]
@@ -167,7 +167,7 @@ def test_the_record_of_a_folder_holds_wherever_it_is_named_from_and_for_one_mode
         assert len(list(record.chosen(names))) == 2
 
 
-def test_everything_again(tmp_path: Path) -> None:
+def test_overwrite_captions_everything_again(tmp_path: Path) -> None:
     path = tmp_path / "out.jsonl"
     run(path, photos(tmp_path, "1", "2"))
     assert str(run(path, photos(tmp_path, "1", "2"), overwrite=True).counts) == "2 captioned (2 changed)"

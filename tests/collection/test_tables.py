@@ -96,7 +96,7 @@ def test_a_file_that_describes_images_has_none(tmp_path: Path) -> None:
     ],
     ids=["list", "records", "map", "nested"],
 )
-def test_images_in_lists_are_not_taken_for_none(tmp_path: Path, array: Any) -> None:
+def test_images_in_lists_are_reported(tmp_path: Path, array: Any) -> None:
     path = write(tmp_path / "t.parquet", {"tags": [["a"]], "images": array})
     with pytest.raises(BulkError, match="has bytes only in lists, in images; save it again with a row for each image"):
         read(path)
@@ -154,7 +154,7 @@ def test_groups_that_claim_more_than_they_can_hold_are_not_read(tmp_path: Path, 
     assert found == [] and "bytes cannot hold 1,100,000 images" in why
 
 
-def test_a_damaged_file_breaks_off_with_a_reason(tmp_path: Path) -> None:
+def test_a_damaged_file_ends_with_a_reason(tmp_path: Path) -> None:
     whole = write(tmp_path / "t.parquet", {"image": [png(i) + os.urandom(5000) for i in range(20)]}).read_bytes()
     for number in range(60):
         data = bytearray(whole)

@@ -101,7 +101,7 @@ def test_holes_are_read_as_zeros_and_large_ones_not_at_all(tmp_path: Path, optio
 
 
 @pytest.mark.parametrize("pack", [bytes, gzip.compress, bz2.compress, lzma.compress])
-def test_what_follows_an_image_that_is_too_large_is_read(pack: Callable[[bytes], bytes], monkeypatch: Any) -> None:
+def test_images_after_one_that_is_too_large_are_read(pack: Callable[[bytes], bytes], monkeypatch: Any) -> None:
     monkeypatch.setattr(limits, "MAX_IMAGE_BYTES", 1 << 20)
     data = pack(tar_of(("a.png", bytes((1 << 20) + 1), {}), ("b.png", bytes(1 << 20), {}), GOOD))
     found, why = read(data)
@@ -110,7 +110,7 @@ def test_what_follows_an_image_that_is_too_large_is_read(pack: Callable[[bytes],
 
 
 @pytest.mark.parametrize("pack", [gzip.compress, bz2.compress, lzma.compress])
-def test_what_unpacks_without_end_breaks_off(pack: Callable[[bytes], bytes], monkeypatch: Any) -> None:
+def test_unpacking_without_end_is_stopped(pack: Callable[[bytes], bytes], monkeypatch: Any) -> None:
     monkeypatch.setattr(limits, "_ALLOWED", 8 << 20)
     zeros = bytes(20 << 20)
     data = pack(TAIL[:1024] + header("skipped.bin", len(zeros)) + zeros + TAIL)
@@ -173,7 +173,7 @@ def test_headers_are_bounded(data: bytes) -> None:
         (gzip.compress(TAIL)[:-30], "end-of-stream"),
     ],
 )
-def test_a_damaged_tar_breaks_off_with_a_reason(data: bytes, reason: str) -> None:
+def test_a_damaged_tar_ends_with_a_reason(data: bytes, reason: str) -> None:
     found, why = read(data)
     assert reason in why and all(name != "a.png" for name, _ in found)
 

@@ -1,4 +1,4 @@
-"""Images at addresses that strangers name: from public servers only, within bounds of time and size."""
+"""Images at addresses in requests: from public servers only, within limits of time and size."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ def public(port: int, monkeypatch: pytest.MonkeyPatch) -> Callable[..., bytes]:
         *((address, False) for address in ("2002:7f00:1::", "2001:0:7f00:1::", "2001:db8::1", "", "site.example")),
     ],
 )
-def test_only_addresses_of_the_internet_are_public(address: str, public: bool) -> None:
+def test_only_internet_addresses_are_public(address: str, public: bool) -> None:
     assert is_public(address) is public
 
 
@@ -94,15 +94,13 @@ def test_only_addresses_of_the_internet_are_public(address: str, public: bool) -
         ("http://a\r\nHost: b/", "cannot be fetched"),
     ],
 )
-def test_nothing_of_a_private_network_is_fetched_for_strangers(
-    address: str, reason: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_public_fetches_refuse_private_networks(address: str, reason: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(socket.socket, "connect", lambda *arguments: pytest.fail("it connected"))
     with pytest.raises(ImageError, match=reason):
         fetch_image(address, public=True)
 
 
-def test_a_proxy_is_not_asked_for_strangers(public: Callable[..., bytes], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_public_fetches_use_no_proxy(public: Callable[..., bytes], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("http_proxy", "http://127.0.0.1:9")
     assert public("/a.png") == IMAGE
 

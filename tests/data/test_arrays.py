@@ -88,7 +88,7 @@ def test_other_values_are_scaled_to_the_range_that_holds_them(
     assert grey(mode, [values], np.int32 if mode == "I" else np.float32) == [expected]
 
 
-def test_what_is_no_number_is_black_and_does_not_count() -> None:
+def test_nan_is_black_and_does_not_affect_the_range() -> None:
     values = [0.0, 0.5, 1.0, float("nan"), float("inf"), float("-inf")]
     assert grey("F", [values], np.float32) == [[0, 128, 255, 0, 255, 0]]
     assert grey("F", [[float("nan")] * 2], np.float32) == [[0, 0]]

@@ -167,7 +167,7 @@ def test_one_caption_for_each_image_is_no_list(tmp_path: Path) -> None:
     }
 
 
-def test_text_beside_images_is_a_line_for_each_caption(tmp_path: Path) -> None:
+def test_text_next_to_images_has_a_line_for_each_caption(tmp_path: Path) -> None:
     image = CaptionedImage("1", data_in(tmp_path / "s").images[0].path, "all", ("a dog\n runs", "two"))
     result = convert(CaptionData("set", "csv", (image,)), tmp_path / "target", format=".caption")
     assert (tmp_path / "target/a.caption").read_bytes() == b"a dog runs\ntwo\n"

@@ -36,7 +36,7 @@ def test_spellings_of_a_split_have_one_name(written: str, name: str) -> None:
     assert split_name(written) == name
 
 
-def test_val_and_dev_stand_for_each_other_only_when_one_of_them_exists() -> None:
+def test_val_and_dev_are_synonyms_if_only_one_of_them_exists() -> None:
     assert [image.image_id for image in data_of("set", ("a", "val")).split("dev").images] == ["a"]
     both = data_of("set", ("a", "val"), ("b", "dev"))
     assert [image.image_id for image in both.split("dev").images] == ["b"]

@@ -1,4 +1,4 @@
-"""Small files that cost far more than their headers declare are refused before decoding."""
+"""Small files whose decoding costs far more than their headers declare are refused."""
 
 from __future__ import annotations
 

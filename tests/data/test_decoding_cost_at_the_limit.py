@@ -1,4 +1,4 @@
-"""What a file may claim beyond its header: at the limit it is read on, one beyond it is refused."""
+"""Costs beyond the header of a file: a file at a limit is read, one beyond it is refused."""
 
 from __future__ import annotations
 

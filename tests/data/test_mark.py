@@ -16,7 +16,7 @@ from tests.figures.builders import grid_caption, make_image
 
 @pytest.mark.parametrize("kind", FORMATS)
 @pytest.mark.parametrize("text", ["a dog", "un ñandú " * 4])
-def test_every_figure_is_known_again(kind: str, text: str, tmp_path: Path) -> None:
+def test_every_figure_is_recognised(kind: str, text: str, tmp_path: Path) -> None:
     from dataclasses import replace
 
     caption = replace(grid_caption(text=text), source="photo.jpg")

@@ -52,7 +52,7 @@ def names(text: bytes) -> list[str]:
         (b"", []),
     ],
 )
-def test_a_list_is_read_as_it_is_meant(text: bytes, expected: list[str]) -> None:
+def test_lists_of_names_are_read(text: bytes, expected: list[str]) -> None:
     assert names(text) == expected
 
 
@@ -82,7 +82,7 @@ def test_a_letter_may_arrive_in_two_parts() -> None:
     assert list(read_list(Slow("a.jpg\ncaf\u00e9.jpg\r\n".encode()))) == ["a.jpg", "caf\u00e9.jpg"]
 
 
-def test_long_lists_are_read_in_a_moment() -> None:
+def test_long_lists_are_read_fast() -> None:
     given = [f"folder/{number:06}.jpg" for number in range(50_000)]
     began = time.perf_counter()
     assert names("\n".join(given).encode()) == given

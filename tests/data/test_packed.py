@@ -79,7 +79,7 @@ def test_a_row_without_bytes_is_read_from_its_path(tmp_path: Path) -> None:
             read_packed(f"{tmp_path}/p.parquet:{row}")
 
 
-def test_a_file_of_such_a_name_comes_first(tmp_path: Path) -> None:
+def test_an_existing_file_of_such_a_name_takes_precedence(tmp_path: Path) -> None:
     tar_of(tmp_path / "p.tar", {"a.jpg": b"inside"})
     (tmp_path / "p.tar:a.jpg").write_bytes(b"a file of its own")
     assert read_packed(tmp_path / "p.tar:a.jpg") is None

@@ -139,7 +139,7 @@ def test_runs_without_pixels_are_refused() -> None:
         png_chunk(b"tIME", bytes(7), 0),
     ],
 )
-def test_a_png_damaged_beside_its_pixels_is_read(chunk: bytes) -> None:
+def test_a_png_damaged_outside_its_pixels_is_read(chunk: bytes) -> None:
     content = encode(scene(), "PNG")
     damaged = content[:33] + chunk + content[33:]
     assert load_image(damaged).tobytes() == scene().tobytes()

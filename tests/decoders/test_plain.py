@@ -70,7 +70,7 @@ def test_a_caption_of_one_word_is_scored() -> None:
 
 
 @torch.inference_mode()
-def test_its_twin_for_searches_is_in_the_precision_of_its_weights() -> None:
+def test_the_packed_copy_has_the_precision_of_its_weights() -> None:
     decoder, memory = build(), build_memory(images=2)
     assert not decoder.reads_half
     twin = packed(decoder, torch.bfloat16)

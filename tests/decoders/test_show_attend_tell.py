@@ -171,7 +171,7 @@ def test_hard_attention_is_compared_with_the_expected_vector_under_the_same_drop
     assert (hard(memory, tokens).sampled >= 0).all()
 
 
-def test_hard_attention_draws_as_often_as_it_should() -> None:
+def test_hard_attention_samples_the_configured_share_of_captions() -> None:
     torch.manual_seed(0)
     decoder = build_decoder("show_attend_tell", kind="hard", expected=0.25).train()
     alpha = torch.tensor([0.5, 0.0, 0.3, 0.2, 0.0], dtype=torch.float64).expand(4000, 5, 5)
@@ -182,7 +182,7 @@ def test_hard_attention_draws_as_often_as_it_should() -> None:
     assert not share[expected == 0].any()
 
 
-def test_hard_attention_captions_with_the_most_probable_place() -> None:
+def test_hard_attention_captions_with_the_most_probable_cell() -> None:
     decoder, memory, tokens = build_decoder("show_attend_tell", kind="hard"), build_memory(), build_tokens()
     output, stepped = decoder(memory, tokens), step_by_step(decoder, memory, tokens)
     torch.testing.assert_close(output.logits, stepped.logits)
@@ -268,7 +268,7 @@ def test_a_cell_better_than_the_expected_vector_becomes_more_probable() -> None:
     assert len(set(better)) == 2
 
 
-def test_places_are_drawn_in_proportion_to_their_weights_for_any_sum() -> None:
+def test_cells_are_drawn_in_proportion_to_their_weights_for_any_sum() -> None:
     torch.manual_seed(0)
     decoder = build_decoder("show_attend_tell", kind="hard", expected=0.0).train()
     for total in (0.5, 2.0):

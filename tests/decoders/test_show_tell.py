@@ -61,7 +61,7 @@ def test_gradients_are_those_of_the_equations(decoder: ShowTell) -> None:
     torch.testing.assert_close(actual, torch.autograd.grad(expected, leaves, direction), rtol=0, atol=1e-9)
 
 
-def test_the_image_is_seen_once_through_its_pooled_vector_only(decoder: ShowTell) -> None:
+def test_only_the_pooled_vector_matters_and_only_at_the_start(decoder: ShowTell) -> None:
     memory, tokens = build_memory(), build_tokens()
     elsewhere = Memory(torch.randn_like(memory.vectors), memory.pooled)
     assert torch.equal(decoder(memory, tokens).logits, decoder(elsewhere, tokens).logits)
@@ -125,7 +125,7 @@ def test_seq2seq_reads_nothing_but_the_final_state() -> None:
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
-def test_seq2seq_in_16_bits_is_near(dtype: torch.dtype) -> None:
+def test_seq2seq_in_16_bits_gives_nearly_the_same(dtype: torch.dtype) -> None:
     decoder, memory = seq2seq()
     tokens = build_tokens()
     with torch.no_grad():

@@ -112,7 +112,7 @@ def test_gradients_are_those_of_the_papers_equations(settings: dict[str, Any], o
     assert_gradients(naive, build(settings), build_regions(), build_tokens(), on)
 
 
-def test_steps_that_autograd_watches_learn_what_forward_learns() -> None:
+def test_gradients_through_steps_equal_those_of_forward() -> None:
     decoder, memory, tokens = build({}), build_memory(), build_tokens()
     parameters = list(decoder.parameters())
     found, expected = (

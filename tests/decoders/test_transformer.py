@@ -218,7 +218,7 @@ def test_training_returns_attention_on_request_and_learns_from_it() -> None:
     assert all(block.cross_attention.query.weight.grad.any() for block in decoder.blocks)
 
 
-def test_masked_vectors_neither_matter_nor_learn() -> None:
+def test_masked_vectors_have_no_influence_and_no_gradient() -> None:
     decoder, memory, tokens = build({}), build_memory(), build_tokens()
     assert memory.mask is not None
     hidden = ~memory.mask.unsqueeze(-1)
@@ -244,7 +244,7 @@ def test_a_batch_without_captions_and_a_fully_masked_image_work() -> None:
 
 @pytest.mark.parametrize("tied", [True, False])
 @torch.inference_mode()
-def test_the_twin_for_searches_packs_the_layer_that_scores_words(tied: bool) -> None:
+def test_the_packed_copy_packs_the_output_layer(tied: bool) -> None:
     twin, memory = packed(build({"tie_output": tied}).float(), torch.float32), build_memory().to(dtype=torch.float32)
     widths: list[int] = []
     for module in twin.modules():

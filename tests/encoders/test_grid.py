@@ -134,7 +134,7 @@ def test_unset_new_settings_keep_the_fingerprint() -> None:
 
 @pytest.mark.parametrize("cut", [1, 3])
 @torch.inference_mode()
-def test_a_front_and_its_tail_are_the_whole(cut: int) -> None:
+def test_front_and_tail_together_equal_the_encoder(cut: int) -> None:
     encoder, pixels = tiny(), torch.randint(256, (2, 3, 96, 96), dtype=torch.uint8)
     front = encoder.front(cut)
     whole, finished = encoder(pixels), encoder.finish(front(pixels), cut)

@@ -43,7 +43,7 @@ def pixels_of(transform: Transform, images: list[Image.Image]) -> Tensor:
 
 
 @pytest.mark.parametrize("mirrored", [False, True])
-def test_both_parts_get_the_input_that_they_get_alone(
+def test_both_encoders_get_the_same_input_as_alone(
     encoder: GridRegionEncoder, images: list[Image.Image], mirrored: bool
 ) -> None:
     cells, regions = encoder.stacked.split(pixels := pixels_of(encoder.transform, images))

@@ -89,7 +89,7 @@ def test_order_is_the_encoding_of_the_words_of_a_sentence() -> None:
 
 
 @later
-def test_masked_vectors_neither_matter_nor_learn(settings: dict[str, Any]) -> None:
+def test_masked_vectors_have_no_influence_and_no_gradient(settings: dict[str, Any]) -> None:
     refiner, memory = build(**settings), on_grid(build_memory())
     assert memory.mask is not None
     hidden = ~memory.mask.unsqueeze(-1)

@@ -106,12 +106,12 @@ def test_rollout_of_a_caption_is_attention(captioner: Captioner, caption: Captio
 
 
 @pytest.mark.parametrize("heads", ["0.1", "1.0", "3.1", "1.3", "1", "1.2.3", "max", ""])
-def test_heads_that_are_not_there(captioner: Captioner, heads: str) -> None:
+def test_missing_heads_are_refused(captioner: Captioner, heads: str) -> None:
     with pytest.raises(CaptionerError, match=r"^attention: "):
         captioner.engine.for_attention(heads)
 
 
-def test_other_decoders_have_their_mean_alone() -> None:
+def test_other_decoders_have_only_the_mean() -> None:
     other = Captioner.from_model(tiny_model(), device="cpu")
     assert other.engine.for_attention("mean") is other.engine
     for heads in ("rollout", "1.1", "heads"):
@@ -166,7 +166,7 @@ class Other(Refiner):
         return memory
 
 
-def test_rollout_does_not_guess_what_another_refiner_mixes() -> None:
+def test_rollout_refuses_other_refiners() -> None:
     model = tiny_model(decoder={"name": "transformer", **BLOCKS})
     assert check(model, "rollout") is None
     model.refiner = Other(features=model.encoder.features)

@@ -230,7 +230,7 @@ def test_the_order_of_words_does_not_matter(family: str, encoders: dict[str, Enc
     assert len({caption.text for caption in expected}) > 1
 
 
-def test_the_first_decides_how_to_search(encoders: dict[str, Encoder]) -> None:
+def test_the_search_settings_are_those_of_the_first_model(encoders: dict[str, Encoder]) -> None:
     models = {"a": build("show_tell", encoders["grid"], width=4), "b": build("top_down", encoders["grid"], width=2)}
     assert ensemble_of(models).search.width == 4
     assert ensemble_of(dict(reversed(models.items())), max_words=5).search == SearchConfig(
@@ -273,7 +273,7 @@ def test_an_image_is_read_once_and_encoded_once_by_each_encoder(
 
 
 @pytest.mark.usefixtures("exact")
-def test_encoders_that_were_tuned_share_what_was_not(
+def test_tuned_encoders_share_their_frozen_stages(
     encoders: dict[str, Encoder], images: list[Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     models = {"grid": build("top_down", encoders["grid"]), "whole": build("top_down", encoders["other weights"])}
@@ -296,7 +296,7 @@ def test_encoders_that_were_tuned_share_what_was_not(
 
 
 @pytest.mark.usefixtures("exact")
-def test_each_encoder_sees_what_it_sees_alone(encoders: dict[str, Encoder]) -> None:
+def test_each_encoder_gets_the_same_input_as_alone(encoders: dict[str, Encoder]) -> None:
     """Of all kinds and sizes, in any order, and grid and regions as one array among others."""
     names = ["grid", "cropped", "both", "regions", "larger", "other weights"]
     image = make_image()
@@ -325,7 +325,7 @@ def test_each_encoder_sees_what_it_sees_alone(encoders: dict[str, Encoder]) -> N
         (["both", "regions", "grid"], [0]),
     ],
 )
-def test_attention_is_the_mean_over_members_that_look_at_the_same_places(
+def test_attention_is_the_mean_over_members_with_the_same_regions(
     names: list[str], shown: list[int], encoders: dict[str, Encoder], images: list[Path]
 ) -> None:
     families = ["show_attend_tell", "transformer", "top_down"]
@@ -413,7 +413,7 @@ def test_other_words_are_refused(encoders: dict[str, Encoder]) -> None:
         ensemble_of({"mine": build("show_tell", encoders["grid"], words=WORDS[:-2]), "theirs": models["mine"]})
 
 
-def test_what_needs_one_model_refuses_several(encoders: dict[str, Encoder], tmp_path: Path) -> None:
+def test_functions_of_one_model_refuse_ensembles(encoders: dict[str, Encoder], tmp_path: Path) -> None:
     ensemble = ensemble_of({name: build(name, encoders["grid"]) for name in ("transformer", "top_down")})
     for attention in ("rollout", "heads", "1.1"):
         with pytest.raises(CaptionerError, match="an ensemble has only the mean"):
@@ -429,7 +429,7 @@ def test_what_needs_one_model_refuses_several(encoders: dict[str, Encoder], tmp_
     assert not any(tmp_path.iterdir())
 
 
-def test_a_plus_in_a_folder_is_no_other_member(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_plus_in_the_name_of_a_folder_does_not_split_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for folder in ("a+b", "runs/grid+regions/best", "a", "+"):
         (tmp_path / folder).mkdir(parents=True)
     monkeypatch.chdir(tmp_path)
@@ -448,7 +448,7 @@ def test_a_plus_in_a_folder_is_no_other_member(tmp_path: Path, monkeypatch: pyte
     assert members(Path("a+b")) == ["a+b"]
 
 
-def test_members_that_cannot_be_are_refused(encoders: dict[str, Encoder], tmp_path: Path) -> None:
+def test_impossible_members_are_refused(encoders: dict[str, Encoder], tmp_path: Path) -> None:
     mine = save_model(tmp_path / "mine", build("show_tell", encoders["grid"]))
     (tmp_path / "link").symlink_to(mine)
     for name, message in {
@@ -463,7 +463,7 @@ def test_members_that_cannot_be_are_refused(encoders: dict[str, Encoder], tmp_pa
     assert locate_captioners(mine) == [mine]
 
 
-def test_the_end_is_a_word_of_the_mean_too() -> None:
+def test_the_mean_includes_eos() -> None:
     """A member that is sure of the end gives it half of the probability, for any output of the other."""
     decoders = [sharp("show_tell", ending=1e4), sharp("show_tell", seed=1, ending=-1e4)]
     mean = Mean([Member(plain(decoder), 0, None, shown=False) for decoder in decoders])

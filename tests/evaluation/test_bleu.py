@@ -1,4 +1,4 @@
-"""BLEU of single captions on word numbers, against the field's implementation on strings."""
+"""BLEU of single captions on word indices, against the field's implementation on strings."""
 
 from __future__ import annotations
 

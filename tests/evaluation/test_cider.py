@@ -1,4 +1,4 @@
-"""CIDEr-D on word numbers, against the field's implementation on strings and the paper's equation on lists."""
+"""CIDEr-D on word indices, against the field's implementation on strings and the paper's equation on lists."""
 
 from __future__ import annotations
 
@@ -89,7 +89,7 @@ def test_empty_captions_score_zero() -> None:
     assert CiderD([[[1, 2]], [[3]]])([], np.zeros((0, 3), dtype=np.int64)).shape == (0,)
 
 
-def test_what_cannot_be_scored_is_refused() -> None:
+def test_unscorable_captions_are_refused() -> None:
     with pytest.raises(EvaluationError, match="at least one reference"):
         CiderD([[[1]], []])
     with pytest.raises(EvaluationError, match="images 0 to 0, not of 1 to 1"):

@@ -85,6 +85,8 @@ PERSON = Diversity(words=10.0, distinct_captions=0.9, distinct_bigrams=0.5, dang
         ("dangling", 0.3, 0.31, "31 % of the captions break off"),
     ],
 )
-def test_captions_collapse_below_a_share_of_peoples(setting: str, fine: float, collapsed: float, why: str) -> None:
+def test_captions_collapse_below_a_share_of_human_statistics(
+    setting: str, fine: float, collapsed: float, why: str
+) -> None:
     assert replace(PERSON, **{setting: fine}).collapsed(PERSON) is None  # type: ignore[arg-type]
     assert why in str(replace(PERSON, **{setting: collapsed}).collapsed(PERSON))  # type: ignore[arg-type]

@@ -86,7 +86,7 @@ def test_boxes_of_a_file(data: dict[str, Path]) -> None:
     assert set(found["2"].boxes) == {"dog"} and found["2"].absent == frozenset()
 
 
-def test_the_cover_of_a_place_equals_a_count_of_points() -> None:
+def test_the_covered_share_of_a_region_equals_a_count_of_points() -> None:
     random = np.random.default_rng(0)
     corner = random.uniform(0, 0.7, (5, 2))
     boxes = np.concatenate([corner, corner + random.uniform(0.05, 0.3, (5, 2))], axis=1)
@@ -111,7 +111,7 @@ def test_hundreds_of_boxes_of_a_class_take_little_memory() -> None:
     tracemalloc.stop()
 
 
-def test_a_crop_moves_the_places() -> None:
+def test_a_crop_moves_the_regions() -> None:
     """An image twice as wide as high is cropped to its middle square, whose left edge is at a quarter of the width."""
     cells = np.array([[0, 0, 0.5, 1], [0.5, 0, 1, 1]])
     boxes = {"dog": np.array([[0.25, 0, 0.5, 1]]), "cat": np.array([[0.0, 0, 0.2, 1]])}
@@ -212,7 +212,7 @@ def test_generated_words_are_scored_by_their_attention(data: dict[str, Path], mo
     assert (found.scores["mass"].low, found.scores["mass"].high) == (0.0, 1.0)
 
 
-def test_what_cannot_be_measured_is_refused(data: dict[str, Path], tmp_path: Path) -> None:
+def test_models_without_attention_and_unusable_boxes_are_refused(data: dict[str, Path], tmp_path: Path) -> None:
     with pytest.raises(EvaluationError, match="does not attend"):
         ground(build("show_tell"), data["instances"], data["captions"], data["images"])
     empty = tmp_path / "none.json"
@@ -259,7 +259,7 @@ def test_boxes_with_wrong_values_are_refused(tmp_path: Path, change: dict[str, A
     assert read_boxes(file)["1"].boxes.keys() == {"dog"} and not read_boxes(file)["1"].absent
 
 
-def test_images_that_are_turned_against_their_boxes_are_left_out(data: dict[str, Path]) -> None:
+def test_images_rotated_against_their_boxes_are_left_out(data: dict[str, Path]) -> None:
     exif = Image.Exif()
     exif[0x0112] = 6  # turn by a quarter
     Image.linear_gradient("L").resize((80, 40)).save(data["images"] / "2.png", format="JPEG", exif=exif)
@@ -294,7 +294,7 @@ def test_single_heads_are_measured(data: dict[str, Path]) -> None:
         mass("heads")
 
 
-def test_the_middle_of_what_is_seen_is_where_photographers_put_their_subjects() -> None:
+def test_the_centre_baseline_is_in_the_middle_of_the_visible_part() -> None:
     """The Gaussian baseline, cell by cell, and whether the middle of a cropped image lies in a box."""
     random = np.random.default_rng(0)
     corner = random.uniform(0, 0.5, (7, 2))

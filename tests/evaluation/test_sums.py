@@ -119,7 +119,7 @@ def test_models_must_have_captioned_the_same_images() -> None:
         (5, 5, 1, 5, 4, 1),
     ],
 )
-def test_only_captions_that_equal_their_reference_are_whole(
+def test_chunks_change_only_for_captions_equal_to_their_reference(
     words: int, reference_words: int, chunks: int, matched: int, reference_matched: int, expected: int
 ) -> None:
     row = np.full((1, 23), 9.0)

@@ -1,4 +1,4 @@
-"""The feature store: what it holds, that its build continues where it stopped, and what it refuses."""
+"""The feature store: its content, resuming its build, and refusals."""
 
 from __future__ import annotations
 
@@ -129,7 +129,7 @@ def test_mirrored_and_plain_ones_mix_in_a_batch(tmp_path: Path, images: Images) 
     assert not torch.equal(mixed[0], mixed[1]) and mixed.dtype == torch.float16
 
 
-def test_the_error_for_a_store_without_mirrors_has_the_cure(tmp_path: Path, images: Images) -> None:
+def test_the_error_for_a_store_without_mirrored_images_has_advice(tmp_path: Path, images: Images) -> None:
     store = build(tmp_path / "store", images, flips=False).store
     assert len(store.vectors(["id1"], flipped=[False])) == 1
     with pytest.raises(FeatureStoreError, match="--flips"):
@@ -404,7 +404,7 @@ def test_an_index_that_disagrees_with_itself_or_is_newer_is_refused(tmp_path: Pa
             FeatureStore(tmp_path / "store")
 
 
-def test_the_error_without_a_store_has_the_cure(tmp_path: Path) -> None:
+def test_the_error_without_a_store_has_advice(tmp_path: Path) -> None:
     with pytest.raises(FeatureStoreError, match="make one with: captioner features"):
         FeatureStore(tmp_path / "nothing")
 
@@ -458,7 +458,7 @@ def test_a_store_of_a_grid_has_the_first_format(tmp_path: Path, images: Images) 
     assert not [name for name in contents(tmp_path / "grid") if "regions" in name]
 
 
-def test_places_without_grid_or_regions_are_refused(tmp_path: Path, images: Images) -> None:
+def test_a_store_without_grid_or_regions_is_refused(tmp_path: Path, images: Images) -> None:
     encoder = Tiny()
     encoder.grid = None
     with pytest.raises(FeatureStoreError, match="neither a grid nor regions"):

@@ -1,4 +1,4 @@
-"""Alignments: what the matrix shows, and the page's content and behaviour."""
+"""Alignments: the matrix, and the page's content and behaviour."""
 
 from __future__ import annotations
 

@@ -59,7 +59,7 @@ def test_without_smoothing_a_map_is_the_largest_weight_at_a_point(
         assert [maps(word)[py, px] for word in range(len(expected))] == pytest.approx(expected, abs=1e-6)
 
 
-def test_even_attention_and_less_leave_the_image_as_it_is() -> None:
+def test_uniform_attention_and_less_leave_the_image_unchanged() -> None:
     caption = grid_caption(words=1, grid=(14, 14))
     assert caption.attention is not None
     weights = np.full_like(caption.attention, 1 / 392)
@@ -73,7 +73,7 @@ def test_even_attention_and_less_leave_the_image_as_it_is() -> None:
     assert (Heat(alone, Style()).maps((9, 9)).share(0) == 0).all()
 
 
-def test_smoothing_keeps_even_attention_even_and_makes_nothing_negative_or_stronger() -> None:
+def test_smoothing_keeps_uniform_attention_and_the_range_of_weights() -> None:
     caption = grid_caption(grid=(14, 14))
     assert caption.attention is not None
     even = replace(caption, attention=np.full_like(caption.attention, 1 / 196))
@@ -86,7 +86,7 @@ def test_smoothing_keeps_even_attention_even_and_makes_nothing_negative_or_stron
         assert drawn.max() == pytest.approx(heat.top(word), rel=0.05) or heat.top(word) == pytest.approx(4 / 196)
 
 
-def test_near_to_even_attention_does_not_get_the_strongest_colour() -> None:
+def test_nearly_uniform_attention_does_not_get_the_strongest_colour() -> None:
     caption = grid_caption(words=1, grid=(14, 14))
     assert caption.attention is not None
     near = np.full_like(caption.attention, 1 / 196)
@@ -110,7 +110,7 @@ def test_the_strongest_regions_come_first_and_lie_in_what_was_seen() -> None:
     assert Heat(grid_caption(), Style()).regions(0) == []
 
 
-def test_cells_beside_regions_are_not_outlined() -> None:
+def test_cells_in_a_memory_with_regions_are_not_outlined() -> None:
     heat = Heat(replace(region_caption(), labels=["", "dog", "cat"]), Style())
     assert [region.label for region in heat.regions(0)] == ["dog", "cat"], "the cell has most of the weight"
 
@@ -121,7 +121,7 @@ def test_a_region_thinner_than_a_pixel_still_shows() -> None:
     assert [drawn[at] for at in ((5, 5), (9, 9), (0, 0), (3, 3))] == pytest.approx([0.7, 0.2, 0.1, 0.0], abs=1e-6)
 
 
-def test_no_attention_and_no_places_are_clear_errors() -> None:
+def test_captions_without_attention_or_regions_are_refused() -> None:
     with pytest.raises(CaptionerError, match="does not attend"):
         Heat(replace(grid_caption(), attention=None), Style())
     with pytest.raises(CaptionerError, match="no attention over an image"):

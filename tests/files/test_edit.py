@@ -11,7 +11,7 @@ from captioner.errors import FileError
 from captioner.files import atomic_edit
 
 
-def test_an_edited_file_keeps_what_is_around_its_content(tmp_path: Path) -> None:
+def test_an_edited_file_keeps_its_metadata(tmp_path: Path) -> None:
     path = tmp_path / "photo.jpg"
     path.write_bytes(b"old")
     path.chmod(0o604)

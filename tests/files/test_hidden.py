@@ -1,4 +1,4 @@
-"""What killed and interrupted processes leave is removed, and files in use and files of people stay."""
+"""Leftovers of killed and interrupted processes are removed; files in use and files of people are kept."""
 
 from __future__ import annotations
 

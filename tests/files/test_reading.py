@@ -23,7 +23,7 @@ BROKEN = {
 
 
 @pytest.mark.parametrize("name", BROKEN)
-def test_unusable_json_is_an_error_with_its_file_and_a_cure(tmp_path: Path, name: str) -> None:
+def test_unusable_json_is_an_error_with_its_file_and_advice(tmp_path: Path, name: str) -> None:
     content, reason = BROKEN[name]
     path = tmp_path / "value.json"
     if content is not None:

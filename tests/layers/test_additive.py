@@ -132,7 +132,7 @@ def test_16_bit_keys_and_values_get_gradients_in_16_bits() -> None:
         )
 
 
-def test_nothing_of_the_size_of_all_tangents_is_kept() -> None:
+def test_no_tensor_of_size_b_k_n_a_is_kept() -> None:
     b, k, n, a = 2, 4, 8, 16
     keys, values, v, query = (
         torch.randn(shape).requires_grad_() for shape in ((b, n, a), (b, n, 3), (a,), (b * k, 1, a))

@@ -56,7 +56,7 @@ def test_a_grid_is_convolved_along_rows_and_columns() -> None:
 
 @pytest.mark.parametrize("settings", [{"relative": True}, {"convolution": 3}, {"convolution": 3, "half_steps": True}])
 @pytest.mark.parametrize("axes", [1, 2])
-def test_masked_vectors_do_not_matter(axes: int, settings: dict[str, Any]) -> None:
+def test_masked_vectors_have_no_influence(axes: int, settings: dict[str, Any]) -> None:
     block, x = scattered(EncoderBlock(small({"axes": axes, **settings}))), randoms(3, 5, SIZE)
     shape = (5,) if axes == 1 else (1, 5)
     out = block(x, key_mask(MASK), shape)

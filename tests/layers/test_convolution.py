@@ -1,4 +1,4 @@
-"""Convolutions that are fused for captioning against the layers of torch that they stand for."""
+"""Convolutions that are fused for captioning, against the layers of torch that they replace."""
 
 from __future__ import annotations
 

@@ -113,7 +113,7 @@ def test_sixteen_bits_are_widened_and_float64_is_kept() -> None:
     assert kernels.at_least_float32(torch.ones(1, dtype=torch.float64)).dtype == torch.float64
 
 
-def test_autograd_passes_through_the_plain_form() -> None:
+def test_autograd_uses_the_stored_form() -> None:
     """Taking steps with gradients on (as sampling for a reward may) must not meet the loops that write in place."""
     scoring = make()
     direct = scoring.direct()
@@ -172,7 +172,7 @@ def test_a_compiled_training_step_is_the_plain_one(
     assert compiled_graphs() >= len(KERNELS)
 
 
-def test_what_is_beyond_forty_counts_as_forty() -> None:
+def test_projections_are_clamped_to_forty() -> None:
     x = torch.tensor([-100.0, -41, -40, -39, 0, 39, 40, 41, 100])
     expected = torch.tensor([-80.0, -80, -80, -78, 0, 78, 80, 80, 80]).exp()
     torch.testing.assert_close(exponential(x), expected)

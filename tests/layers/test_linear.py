@@ -51,7 +51,7 @@ class _Net(nn.Module, Packable):
 
 @pytest.mark.usefixtures("onednn")
 @torch.inference_mode()
-def test_only_what_a_module_declares_is_packed() -> None:
+def test_only_declared_layers_are_packed() -> None:
     torch.manual_seed(0)
     net, x = _Net().eval(), torch.randn(3, 4)
     twin = packed(net, torch.bfloat16)

@@ -37,7 +37,7 @@ def test_rows_follow_step_by_step_the_captions_that_still_have_words(lengths: tu
 
 
 @pytest.mark.parametrize("lengths", BATCHES)
-def test_the_rows_of_a_step_are_spread_over_the_images_that_take_part(lengths: tuple[tuple[int, ...], ...]) -> None:
+def test_the_rows_of_a_step_are_scattered_over_their_images(lengths: tuple[tuple[int, ...], ...]) -> None:
     packing, longest = Packing.of(build_tokens(lengths)), [max(image) for image in lengths]
     order = sorted(range(len(lengths)), key=lambda image: -longest[image])
     assert packing.order.tolist() == order

@@ -43,7 +43,7 @@ def test_an_untrained_geometry_and_a_memory_without_an_image_add_nothing() -> No
     assert not trained(Memory(vectors, pooled)).any()
 
 
-def test_places_outside_an_image_get_no_vector() -> None:
+def test_a_memory_without_positions_gets_no_vector() -> None:
     geometry = Geometry(5)
     torch.nn.init.ones_(geometry.project.bias)
     nowhere = geometry(Memory(torch.randn(2, 3, 5), torch.randn(2, 5)))

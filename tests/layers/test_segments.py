@@ -197,7 +197,7 @@ def test_texts_side_by_side_are_texts_one_by_one() -> None:
 
 
 @pytest.mark.parametrize("part", ["refiner", "decoder"])
-def test_there_is_no_gradient_through_the_lines_before(part: str) -> None:
+def test_there_is_no_gradient_through_previous_lines(part: str) -> None:
     memory = memory_of(LENGTHS)
     vectors = memory.vectors.requires_grad_()
     context = BatchContext.of(previous_lines([True] + [False] * 4, 2), torch.tensor(LENGTHS))
@@ -229,7 +229,7 @@ def test_the_weights_learn_from_the_context() -> None:
     st.lists(st.tuples(st.integers(1, 4), st.booleans()), min_size=1, max_size=8),
     st.integers(1, 4),
 )
-def test_neighbours_are_the_words_of_the_lines_before(lines: list[tuple[int, bool]], reach: int) -> None:
+def test_the_context_has_the_words_of_previous_lines(lines: list[tuple[int, bool]], reach: int) -> None:
     lengths, starts = [length for length, _ in lines], [start for _, start in lines]
     previous = previous_lines(starts, reach)
     expected: list[list[tuple[int, int]]] = []

@@ -124,7 +124,7 @@ def test_attention_is_the_papers_equation(masked: bool) -> None:
     )
 
 
-def test_causal_attention_looks_back_only() -> None:
+def test_causal_attention_is_on_earlier_words_only() -> None:
     attention, x = scattered(Attention(SIZE, HEADS)), randoms(2, 4, SIZE)
     out, _ = naive_attention(attention, x, x, np.broadcast_to(np.tril(np.ones((4, 4), dtype=bool)), (2, 4, 4)))
     seen = attention.attend(attention.query(x), attention.split(attention.key_value(x)), causal=True)
@@ -250,7 +250,7 @@ def test_settings_have_limits(setting: str, accepted: tuple[float, ...], refused
             EncoderBlockConfig(**{setting: value})  # type: ignore[arg-type]
 
 
-def test_words_are_spread_and_packed_in_their_order() -> None:
+def test_words_are_unpacked_and_packed_in_order() -> None:
     index = torch.tensor([0, 1, 3, 6, 7, 8])
     rows, x = Rows((1, 3, 3), index), randoms(6, 4)
     spread = rows.unpack(x)

@@ -95,7 +95,7 @@ def test_autocast_multiplies_in_its_precision() -> None:
 
 
 @torch.inference_mode()
-def test_a_packed_recurrence_multiplies_in_the_precision_of_its_twin() -> None:
+def test_a_packed_recurrence_multiplies_in_the_precision_of_the_packed_copy() -> None:
     torch.manual_seed(0)
     weights, bias, x = (torch.randn(11, 7), torch.randn(4, 7)), torch.randn(4), torch.randn(2, 3, 7)
 

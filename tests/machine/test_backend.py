@@ -107,7 +107,7 @@ print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
 
 
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="only glibc's allocator is set")
-def test_freed_memory_is_used_again() -> None:
+def test_freed_memory_is_reused() -> None:
     def faults(how: str) -> int:
         return int(
             subprocess.run([sys.executable, "-c", PROGRAM, how], capture_output=True, text=True, check=True).stdout

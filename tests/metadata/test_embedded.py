@@ -376,7 +376,7 @@ def test_a_jpeg_with_positions_that_would_be_wrong_is_refused(tmp_path: Path) ->
     assert [each.text for each in embedded_texts(path)] == ["Grandma"], "a sidecar must not hide it"
 
 
-def test_what_a_person_wrote_in_exif_counts_beside_xmp_that_cannot_be_read(tmp_path: Path) -> None:
+def test_exif_texts_of_people_count_if_xmp_cannot_be_read(tmp_path: Path) -> None:
     path = sample("baseline.jpg", tmp_path)
     exif = Image.Exif()
     exif[270] = "Grandma"

@@ -26,7 +26,7 @@ from tests.metadata.samples import picture, sample
 BOTH = (DESCRIPTION, ALT_TEXT)
 
 
-def test_several_threads_write_beside_each_other(tmp_path: Path) -> None:
+def test_several_threads_write_at_once(tmp_path: Path) -> None:
     images = [sample("baseline.jpg", tmp_path).rename(tmp_path / f"{number}.jpg") for number in range(24)]
     text, xmp = TextSidecars(), XmpSidecars()
 

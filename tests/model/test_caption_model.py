@@ -1,4 +1,4 @@
-"""A model with more words still says what it said."""
+"""A model with new words captions as before."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ class Square(Gru):
         self.pairs = torch.nn.Parameter(torch.zeros(words, words))
 
 
-def test_any_axis_of_a_decoders_weights_can_grow(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_words_may_be_any_axis_of_a_decoders_weights(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(DECODERS, "_entries", {**DECODERS._entries, "columns": Transposed, "pairs": Square})
     columns, pairs = (
         CaptionModel.build(

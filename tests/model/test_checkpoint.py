@@ -1,4 +1,4 @@
-"""Model folders: what is written is read back, and anything else there is a clear error."""
+"""Model folders: a saved model is read back, and anything else is a clear error."""
 
 from __future__ import annotations
 

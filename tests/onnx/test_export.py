@@ -203,7 +203,7 @@ def test_the_error_names_what_only_the_model_can_do(folder: Path, tmp_path: Path
         generate(captioner, read_captions(data), features=object())  # type: ignore[arg-type]
 
 
-def test_a_copy_is_as_good(copy: Path, folder: Path, images: list[Path]) -> None:
+def test_a_copied_export_captions_the_same(copy: Path, folder: Path, images: list[Path]) -> None:
     assert (copy / CARD).read_text() == "# A copy"
     assert read_config(copy, ONNX) == read_config(folder, ONNX)
     assert_alike(Captioner.from_pretrained(copy)(images[0]), Captioner.from_pretrained(folder)(images[0]))

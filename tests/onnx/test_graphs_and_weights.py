@@ -155,7 +155,7 @@ def test_new_weights_drop_the_graphs_of_the_old(copy: Path) -> None:
     assert type(Captioner.from_pretrained(copy).engine) is ModelEngine
 
 
-def test_engines_that_cannot_be_had_are_refused(both: Path, tmp_path: Path) -> None:
+def test_unavailable_engines_are_refused(both: Path, tmp_path: Path) -> None:
     plain = save_model(tmp_path / "plain", tiny_model())
     for name, options, match in (
         (both, {"engine": "tensorflow"}, "engine 'tensorflow' is none of auto, onnx, torch"),

@@ -22,7 +22,7 @@ def test_four_pixels_at_a_time_give_the_map_of_one_at_a_time() -> None:
     assert expected.std() > 0.1
 
 
-def test_each_weight_stands_where_its_pixel_is() -> None:
+def test_each_weight_is_at_the_position_of_its_pixel() -> None:
     weight = torch.arange(1.0, 2 * 3 * 9 + 1).view(2, 3, 3, 3)
     wide = widened(weight)
     assert wide.shape == (4, 12, 3, 2) and (wide != 0).sum() == 2 * weight.numel()

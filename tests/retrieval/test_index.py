@@ -109,7 +109,7 @@ def test_only_what_is_new_or_changed_is_encoded(folder: Path, captioner: Caption
         assert counts(index.report) == (3, 0, 0, 0)  # type: ignore[attr-defined]
 
 
-def test_a_photo_that_breaks_leaves_the_index_and_costs_no_other(folder: Path, captioner: Captioner) -> None:
+def test_a_damaged_photo_is_removed_from_the_index_and_no_other(folder: Path, captioner: Captioner) -> None:
     with updated(folder, captioner):
         pass
     (folder / "red.jpg").write_bytes(b"\xff\xd8\xff\xe0 not really")
@@ -192,7 +192,7 @@ def test_rows_name_photos_from_any_folder(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "text", ["", "[1]\n", '{"image": 3}\n', "not json\n", "no line end", '{"image": "a", "caption": 1}\n{}\n']
 )
-def test_another_file_is_no_record(tmp_path: Path, text: str) -> None:
+def test_other_files_are_refused_as_records(tmp_path: Path, text: str) -> None:
     path = tmp_path / "rows.jsonl"
     path.write_text(text)
     if not text:
@@ -202,7 +202,7 @@ def test_another_file_is_no_record(tmp_path: Path, text: str) -> None:
         read_record(path, {b"b"})
 
 
-def test_another_file_is_no_index(folder: Path) -> None:
+def test_other_files_are_refused_as_an_index(folder: Path) -> None:
     place = folder / INDEX
     place.write_bytes(b"my own notes, not a database\n" * 100)
     with pytest.raises(FileError, match="is damaged, or not an index of captioner"), open_index(place, folder):

@@ -132,7 +132,7 @@ def test_only_candidates_are_scored_by_the_decoder(
     assert hit.score == pytest.approx(next(each.score for each in whole if each.path == hit.path), abs=1e-4)
 
 
-def test_one_caption_for_many_images_agrees_as_many_captions_for_one() -> None:
+def test_one_caption_of_many_images_equals_many_captions_of_one() -> None:
     prediction = consensus(5)
     codes = prediction.codes(np.random.default_rng(1).normal(size=(4, 5)))
     for caption in ([4, 5, 6, 7], [4, 4, 9, 11], [11, 12], [5]):

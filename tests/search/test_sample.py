@@ -60,7 +60,7 @@ def test_after_the_end_there_is_only_padding() -> None:
 
 
 @pytest.mark.parametrize("most_probable", [False, True])
-def test_an_image_whose_captions_have_ended_takes_no_part_in_later_steps(most_probable: bool) -> None:
+def test_images_whose_captions_have_ended_are_left_out_of_later_steps(most_probable: bool) -> None:
     decoder = Scripted(surely(), surely(4, 5, 4), surely(5))
     drawn = sample(decoder, build_memory(images=3), 2, SearchConfig(max_words=8), greedy=most_probable)
     expected = [[EOS, PAD, PAD, PAD], [4, 5, 4, EOS], [5, EOS, PAD, PAD]]

@@ -287,7 +287,7 @@ def test_a_hypothesis_that_can_still_win_by_its_length_is_followed_to_the_end() 
     assert found.score == pytest.approx(math.log(0.3) / 5)
 
 
-def test_a_search_is_over_when_no_hypothesis_can_win() -> None:
+def test_a_search_stops_when_no_hypothesis_can_win() -> None:
     # Without normalisation "" is the best caption as soon as it has ended; for two captions the search must go on.
     for n_best, calls in ((1, 1), (2, 5), (3, 8)):
         decoder = Scripted(slow_starter())
@@ -306,7 +306,7 @@ def test_later_steps_take_only_the_hypotheses_that_are_left() -> None:
     assert widths[1:] == sorted(widths[1:], reverse=True)
 
 
-def test_an_image_whose_search_is_over_takes_no_part_in_later_steps() -> None:
+def test_images_whose_search_has_stopped_are_left_out_of_later_steps() -> None:
     decoder = Scripted(surely(), slow_starter(), surely())
     found = beam(decoder, build_memory(images=3), SearchConfig(width=2, max_words=8, length_normalisation=1))
     assert [image[0].words for image in found] == [[], [4] * 4, []]

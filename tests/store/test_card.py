@@ -1,4 +1,4 @@
-"""Cards: the hub's own library reads what they say, and they say nothing that the config does not."""
+"""Cards: the hub's library can read them, and they state only what the config records."""
 
 from __future__ import annotations
 
@@ -100,7 +100,7 @@ def test_scores_of_an_older_form_are_not_read() -> None:
 
 
 @pytest.mark.parametrize("kind", CONFIGS)
-def test_nothing_is_claimed_of_a_model_of_which_nothing_is_known(kind: str) -> None:
+def test_the_card_of_an_unrecorded_model_claims_nothing(kind: str) -> None:
     text = card.default(CONFIGS[kind], "ada/small")
     data = parsed(text)
     assert (data.license, data.datasets, data.eval_results, data.metrics) == (None, None, None, None)
@@ -148,7 +148,7 @@ def test_a_card_has_the_time_of_all_runs_if_there_are_several() -> None:
     assert "All training runs" not in card.default(CONFIGS[CAPTIONER] | {"about": STAGE}, "run"), "it has one run"
 
 
-def test_an_export_does_not_boast_with_its_models_scores() -> None:
+def test_an_export_does_not_show_the_scores_of_its_model() -> None:
     text = card.default(CONFIGS[ONNX] | {"about": STAGE | {"scores": {"beam 3": {"CIDEr": 1.23}}}}, "small")
     assert parsed(text).eval_results is None and "123.0" not in text
     assert "in eight bits" in text and "2 images, with its own search: 1 captions" in text.replace("\n", " ")

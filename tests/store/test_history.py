@@ -1,4 +1,4 @@
-"""What a config records of training runs: their times and devices."""
+"""The records of training runs in a config: their times and devices."""
 
 from __future__ import annotations
 

@@ -274,7 +274,7 @@ def test_the_error_for_an_unreadable_file_has_the_reason(
         ),
     ],
 )
-def test_what_is_no_captioner_is_not_downloaded(hub: Hub, files: dict[str, bytes], says: str) -> None:
+def test_repositories_without_a_captioner_are_not_downloaded(hub: Hub, files: dict[str, bytes], says: str) -> None:
     hub.add("ada/bert", files)
     with pytest.raises(CheckpointError, match=f"^model 'ada/bert': .*{says}"):
         load_model("ada/bert")
@@ -380,7 +380,7 @@ def test_a_private_model_is_not_uploaded_to_a_public_repository(pushed: Hub, mod
     assert pushed.repositories[NAME].files == before
 
 
-def test_half_a_folder_is_not_uploaded(hub: Hub, tmp_path: Path) -> None:
+def test_an_incomplete_folder_is_not_uploaded(hub: Hub, tmp_path: Path) -> None:
     folder = save_model(tmp_path / "model", tiny_model())
     (folder / VOCABULARY).unlink()
     with pytest.raises(CheckpointError, match=f"{VOCABULARY}: is missing; copy the whole model folder"):

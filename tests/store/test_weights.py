@@ -1,4 +1,4 @@
-"""The file of a model's weights: what is read is what was written, to the stated precision."""
+"""The file of a model's weights: they are read as they were written, to the stated precision."""
 
 from __future__ import annotations
 

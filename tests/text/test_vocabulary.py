@@ -1,4 +1,4 @@
-"""Words and their numbers, against NLTK's tokenizer and on the captions of Flickr8k."""
+"""Words and their indices, against NLTK's tokenizer and on the captions of Flickr8k."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def test_plain_captions_are_split_as_nltk_splits_them() -> None:
         assert tokenize(text) == [word for word in words if any(letter.isalnum() for letter in word)], text
 
 
-def test_words_in_either_form_of_unicode_are_one() -> None:
+def test_words_in_different_unicode_forms_are_equal() -> None:
     composed, decomposed = "ein K\u00e4tzchen sp\u00e4t", "ein Ka\u0308tzchen spa\u0308t"
     assert tokenize(decomposed) == tokenize(composed) == ["ein", "k\u00e4tzchen", "sp\u00e4t"]
     assert len(Vocabulary.build([composed, decomposed], min_count=2)) == len(SPECIAL) + 3
@@ -66,7 +66,7 @@ def test_a_full_stop_in_the_middle_does_not_make_another_word() -> None:
         "It's we who'd say they're what you've got, and I'm sure they'll come.",
     ],
 )
-def test_contractions_there_and_back(sentence: str) -> None:
+def test_contractions_are_split_and_joined(sentence: str) -> None:
     plain = sentence.replace(",", "").replace("I'm", "i'm")
     words = tokenize(sentence)
     assert any("'" in word and word[0] in "'n" for word in words), "no contraction was split"

@@ -62,7 +62,7 @@ def test_a_split_that_exists_is_taken(tmp_path: Path) -> None:
         (["image,caption", *rows_of(9)], ("data.train=morning",), 'no image is in the split "morning"'),
     ],
 )
-def test_what_cannot_be_divided_is_an_error(tmp_path: Path, rows: list[str], changes: Any, message: str) -> None:
+def test_indivisible_data_are_an_error(tmp_path: Path, rows: list[str], changes: Any, message: str) -> None:
     with pytest.raises(AnnotationError, match=message):
         read(table(tmp_path, rows), *changes)
 
@@ -92,7 +92,7 @@ def test_another_data_set_without_splits_is_trained_on(tmp_path: Path) -> None:
     assert "x.jpg" in read(own, f"data.also=[{other}]")[0]
 
 
-def test_guesses_in_reading_are_reported(tmp_path: Path) -> None:
+def test_assumptions_in_reading_are_reported(tmp_path: Path) -> None:
     file = tmp_path / "own.csv"
     file.write_bytes("image;caption\r\na.jpg;ein Kätzchen\r\nb.jpg;ein Hund\r\n".encode("cp1252"))
     assert "read as Windows-1252, with words such as 'Kätzchen'" in read(file)[2][0]
@@ -159,7 +159,7 @@ def test_a_start_without_many_of_the_words_is_reported() -> None:
     assert len(said) == 1
 
 
-def test_captions_that_teach_little_are_reported() -> None:
+def test_unsuitable_captions_are_reported() -> None:
     assert covered(["a dog runs"] * 5)[1] == [
         "own: all captions are 'a dog runs', so the model will write that for every image"
     ]
@@ -220,7 +220,7 @@ def test_training_images_that_are_in_dev_are_reported(tmp_path: Path) -> None:
     )
 
 
-def test_captions_without_a_word_are_not_learned(tmp_path: Path) -> None:
+def test_captions_without_a_word_are_left_out(tmp_path: Path) -> None:
     rows = [
         "a.jpg,...,train",
         "b.jpg,?!,train",

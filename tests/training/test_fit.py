@@ -81,7 +81,7 @@ def test_the_best_model_has_the_minutes_of_the_whole_run(
     assert read_whole(best)["files"], "its files are still those that the config lists"
 
 
-def test_training_learns_to_name_what_is_shown(tiny: Path, tmp_path: Path) -> None:
+def test_a_trained_model_names_the_objects_in_images(tiny: Path, tmp_path: Path) -> None:
     settings = ["epochs=12", "evaluation.every=4", "fine_tune.from_epoch=1", "fine_tune.learning_rate=0.003"]
     best = run(tiny, settings, output=tmp_path / "run")
     captioner = Captioner.from_pretrained(best)
@@ -562,7 +562,7 @@ def test_an_objective_is_checked_before_the_work(tiny: Path) -> None:
         load_config(tiny, ["objective.name=self_crit"])
 
 
-def test_a_blend_lies_between_the_start_and_what_was_trained(tiny: Path, first: Path, tmp_path: Path) -> None:
+def test_a_blend_interpolates_between_start_and_trained_weights(tiny: Path, first: Path, tmp_path: Path) -> None:
     models = [load_model(first)]
     for blend in (1.0, 0.25):
         changes = ["epochs=1", f"start={first}", "optimiser.learning_rate=0.1", f"blend={blend}"]

@@ -1,4 +1,4 @@
-"""What a run will take, told from a few steps, against what it then takes."""
+"""The forecast of a run from a few steps, against the run itself."""
 
 from __future__ import annotations
 

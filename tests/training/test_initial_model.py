@@ -1,4 +1,4 @@
-"""The model that a run begins with has the same encoder when it is read from its folder."""
+"""The initial model of a run has the same encoder when it is read from its folder."""
 
 from __future__ import annotations
 

@@ -27,7 +27,7 @@ def curve(folder: Path, name: str) -> list[tuple[int, float]]:
     return [(event.step, pytest.approx(event.value)) for event in events.Scalars(name)]
 
 
-def test_tensorboard_reads_the_curves_and_forgets_what_came_after_the_saved_state(tmp_path: Path) -> None:
+def test_tensorboard_discards_values_after_the_saved_state(tmp_path: Path) -> None:
     log = start(tmp_path)
     for step in range(1, 41):
         log.step(step, {"loss": 1 / step})

@@ -60,7 +60,7 @@ class Gaps(Line):
 
 
 @pytest.mark.parametrize("empty", [{0}, {1}, {3}, {2, 3}, {0, 1, 2, 3}])
-def test_batches_with_nothing_to_learn_from_still_count_as_steps(
+def test_batches_without_captions_count_as_steps(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, empty: set[int]
 ) -> None:
     monkeypatch.setattr(Gaps, "empty", empty)
@@ -115,7 +115,7 @@ def test_a_gradient_too_large_for_its_scale_is_skipped_and_the_scale_lowered(tmp
     assert resumed.fabric.strategy.precision.state_dict() == run.fabric.strategy.precision.state_dict()
 
 
-def test_what_was_saved_between_steps_is_resumed(tmp_path: Path) -> None:
+def test_a_state_saved_between_steps_is_resumed(tmp_path: Path) -> None:
     (tmp_path / "whole").mkdir()
     whole = Line(config(tmp_path / "whole", save_minutes=1e-9, accumulate=2))
     whole.run()

@@ -150,7 +150,7 @@ def test_settings_between_two_names_are_kept(tmp_path: Path) -> None:
     }
 
 
-def test_a_recipe_is_found_beside_the_folder_of_its_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_recipe_is_found_although_a_run_has_its_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     (tmp_path / OWN_DATA).mkdir()
     assert read_settings(OWN_DATA)["start"] == "show_attend_tell"
@@ -195,7 +195,7 @@ def test_a_recipe_is_recognised_by_its_content(tmp_path: Path, name: str, conten
     assert is_data(tmp_path / name) is data
 
 
-def test_bases_in_a_circle_are_refused(tmp_path: Path) -> None:
+def test_circular_bases_are_refused(tmp_path: Path) -> None:
     for name, base in (("a", "b"), ("b", "a")):
         (tmp_path / f"{name}.yaml").write_text(f"base: {base}.yaml\n")
     with pytest.raises(ConfigError, match=r"b\.yaml: its base 'a\.yaml' is based on it"):
@@ -221,7 +221,7 @@ def test_the_families_on_flickr8k_share_budget_data_and_seed() -> None:
     assert found["flickr8k_show_tell"].epochs == 16
 
 
-def test_a_base_that_is_no_name_is_refused(tmp_path: Path) -> None:
+def test_a_base_must_be_a_name(tmp_path: Path) -> None:
     (tmp_path / "mine.yaml").write_text("base: 3\n")
     with pytest.raises(ConfigError, match=r"mine\.yaml: base: name a recipe or a YAML file, not 3"):
         read_settings(tmp_path / "mine.yaml")

@@ -131,7 +131,7 @@ def test_cross_entropy_is_mixed_in(name: str) -> None:
 
 
 @pytest.mark.parametrize("dropout", [False, True])
-def test_a_refiner_works_once_unless_its_dropout_is_to_differ(dropout: bool) -> None:
+def test_a_refiner_runs_once_unless_dropout_is_active(dropout: bool) -> None:
     part = {"name": "transformer", "blocks": 1, "size": 8, "heads": 2, "feed_forward": 12, "dropout": 0.1}
     refiner = build_refiner(part, features=FEATURES).double().train()
     part = {"name": "show_attend_tell", "embedding": 6, "hidden": 5, "attention": 7}

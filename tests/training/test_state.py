@@ -1,4 +1,4 @@
-"""What a run resumes from: whole, of this run, or refused with its name."""
+"""The saved state of a run: complete and of this run, or refused with its name."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a student learns, against what the teacher's own search and naive computations give."""
+"""The captions that a student is trained on, against the teacher's search and naive computations."""
 
 from __future__ import annotations
 
@@ -122,7 +122,7 @@ def test_stored_features_take_the_place_of_images(
     assert asked.beams(images) == expected and len(read) == len(images)
 
 
-def test_captions_closest_to_peoples_come_first() -> None:
+def test_captions_closest_to_human_captions_come_first() -> None:
     images = [
         CaptionedImage("1", Path("1.jpg"), "train", ("a dog runs on the grass", "the brown dog is running")),
         CaptionedImage("2", Path("2.jpg"), "train", ("two men on a bench",)),
@@ -264,7 +264,7 @@ def test_the_forecast_counts_the_teacher(tiny: Path, teacher: Path, unlabelled: 
     assert dry_run(config).seconds["teacher"] == 0
 
 
-def test_rewards_are_people_s_captions(tiny: Path, teacher: Path, tmp_path: Path) -> None:
+def test_rewards_use_human_captions(tiny: Path, teacher: Path, tmp_path: Path) -> None:
     objective = "objective={name: self_critical, cross_entropy: 0.5}"
     student = set_up(tiny, tmp_path / "run", f"start={teacher}", objective, f"data.teacher.model={teacher}")
     assert isinstance(student.objective, SelfCritical)
@@ -294,7 +294,7 @@ def test_rewards_are_people_s_captions(tiny: Path, teacher: Path, tmp_path: Path
         (["data.teacher={model: x, unlabelled: [HERE]}"], AnnotationError, "all of its 32 images are in the data"),
     ],
 )
-def test_settings_that_a_teacher_cannot_have_are_refused(
+def test_impossible_teacher_settings_are_refused(
     tiny: Path, tmp_path: Path, changes: list[str], error: type[Exception], message: str
 ) -> None:
     (tmp_path / "empty").mkdir()
@@ -311,7 +311,7 @@ def test_images_of_which_none_can_be_read_are_an_error(tiny: Path, teacher: Path
         run(tiny, [f"data.teacher.model={teacher}"], output=tmp_path / "run")
 
 
-def test_several_teachers_have_another_name_than_one(teacher: Path, tmp_path: Path) -> None:
+def test_an_ensemble_has_another_fingerprint_than_its_members(teacher: Path, tmp_path: Path) -> None:
     def head(model: str, width: int = 5) -> dict[str, Any]:
         config = TeacherConfig(model=model, width=width)
         return Teacher(config, tmp_path, device=torch.device("cpu"), events=SILENT).head
@@ -386,9 +386,7 @@ def test_beams_of_wrong_types_are_refused(tmp_path: Path, line: str) -> None:
         assert "\n" not in str(raised.value) and len(str(raised.value)) < 1000
 
 
-def test_a_teacher_in_torch_runs_where_the_student_does_and_has_taken_no_time_yet(
-    teacher: Path, tmp_path: Path
-) -> None:
+def test_a_teacher_in_torch_runs_on_the_device_of_the_student(teacher: Path, tmp_path: Path) -> None:
     config = TeacherConfig(model=str(teacher))
     for device in ("cpu", "cuda"):
         waiting = Teacher(config, tmp_path, device=torch.device(device), events=SILENT)
@@ -420,7 +418,7 @@ def test_a_beam_has_a_width_and_captions_to_take() -> None:
             TeacherConfig(**wrong)
 
 
-def test_the_first_captions_of_a_beam_are_learned_after_peoples() -> None:
+def test_captions_of_the_beam_follow_human_captions() -> None:
     images = [
         CaptionedImage("1", Path("1.jpg"), "train", ("by people",)),
         CaptionedImage("2", Path("2.jpg"), "train", ()),
@@ -435,7 +433,7 @@ def test_the_first_captions_of_a_beam_are_learned_after_peoples() -> None:
         assert [image.captions for image in distilled(images, beams, config)] == expected
 
 
-def test_an_image_for_which_the_teacher_finds_no_words_is_left_out(
+def test_images_with_an_empty_caption_of_the_teacher_are_left_out(
     teacher: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     words = Caption("a dog", ["a", "dog"], -2.0)

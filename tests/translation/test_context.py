@@ -1,4 +1,4 @@
-"""Translating with the lines before as context: what is written is what teacher forcing of the whole text scores."""
+"""Translating with previous lines as context: searched translations have the scores of teacher forcing."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def assert_all_same(found: Sequence[Translation], expected: Sequence[Translation
 @parts
 @pytest.mark.parametrize("context", [1, 2])
 @torch.no_grad()
-def test_what_is_written_is_what_training_scores(part: str, context: int) -> None:
+def test_searched_translations_have_the_scores_of_teacher_forcing(part: str, context: int) -> None:
     model = model_of(part)
     sources, config = [model.read(text) for text in TEXT], Translator(model, device="cpu").search
     found = ContextReader(model, model.refiner, model.decoder, config, context=context)(sources)
@@ -76,7 +76,7 @@ def test_lines_that_come_one_by_one_are_lines_at_once(part: str) -> None:
 
 
 @parts
-def test_only_the_lines_before_matter(part: str) -> None:
+def test_only_previous_lines_have_influence(part: str) -> None:
     translator = Translator(model_of(part), device="cpu")
     text, other = translator(TEXT, context=1), translator([SOURCE[3], *TEXT[1:]], context=1)
     alone = translator(TEXT)

@@ -287,7 +287,7 @@ def test_a_missing_scorer_is_reported_before_any_work(
 @pytest.mark.parametrize(
     "name", ["multi30k_attention", "multi30k_transformer", "multi30k_transformer_xl"]
 )  # seq2seq does not ship
-def test_what_may_ship_has_at_most_15_megabytes(name: str) -> None:
+def test_shipped_translators_have_at_most_15_megabytes(name: str) -> None:
     config = load_translate_config(name)
     pieces = type("Pieces", (), {"__len__": lambda self: 4 + 256 + config.data.merges})()
     with torch.device("meta"):
@@ -323,7 +323,7 @@ def test_context_needs_relative_positions_and_no_sampling(tiny: Path, tmp_path: 
         load_translate_config(tiny, ["data.context=2", "objective.scheduled_sampling=0.2"])
 
 
-def test_the_line_before_is_learned_from(tiny: Path, tmp_path: Path, exact: None) -> None:
+def test_a_model_learns_to_use_the_previous_line(tiny: Path, tmp_path: Path, exact: None) -> None:
     """A language that answers each line with the words of the line before; "home" alone begins a text."""
     draw, folder = random.Random(1), tmp_path / "data"
     for split, number in (("train", 400), ("val", 40)):

@@ -172,7 +172,7 @@ def test_sidecars_of_one_name_are_kept_apart_and_blank_captions_have_none(client
         assert client.post("/sidecars", json=wrong).status_code == 422
 
 
-def test_a_token_is_wanted_for_all_of_it(batches: Batches) -> None:
+def test_the_whole_api_needs_the_token(batches: Batches) -> None:
     client = TestClient(create_app(batches, admission=Admission(token="secret")), base_url="http://localhost")
     for path in ("/caption", "/figure", "/translate", "/sidecars"):
         assert client.post(path, json={}).status_code == 401

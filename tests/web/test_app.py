@@ -1,4 +1,4 @@
-"""The API: what good requests get, and what hostile ones."""
+"""The API: responses to valid and to hostile requests."""
 
 from __future__ import annotations
 
@@ -198,7 +198,7 @@ HOSTILE: dict[str, tuple[dict[str, Any], int, str]] = {
 
 
 @pytest.mark.parametrize("name", HOSTILE)
-def test_hostile_requests_get_their_reason_and_cost_nobody_else(client: TestClient, name: str) -> None:
+def test_hostile_requests_get_a_reason_and_do_not_affect_others(client: TestClient, name: str) -> None:
     request, status, reason = HOSTILE[name]
     answer = client.post("/caption", **request)
     assert answer.status_code == status and reason in json.dumps(answer.json()["detail"]).replace('\\"', '"')
@@ -210,7 +210,7 @@ def test_hostile_requests_get_their_reason_and_cost_nobody_else(client: TestClie
     [("GET", "/caption", 405), ("PUT", "/caption", 405), ("GET", "/../../etc/passwd", 404), ("POST", "/", 405),
      ("GET", "/static-offline-docs/..%2f..%2fcore.py", 404), ("GET", "/no", 404), ("TRACE", "/", 405)],
 )  # fmt: skip
-def test_there_is_nothing_else(client: TestClient, method: str, path: str, status: int) -> None:
+def test_other_paths_do_not_exist(client: TestClient, method: str, path: str, status: int) -> None:
     assert client.request(method, path).status_code == status
 
 
@@ -235,7 +235,7 @@ def test_an_image_that_never_arrives_is_given_up(batches: Batches, monkeypatch: 
     assert answer.status_code == 408 and "did not arrive" in answer.json()["detail"]
 
 
-def test_a_client_that_hangs_up_is_no_accident(app: FastAPI, listening: Callable[..., str], capfd: Any) -> None:
+def test_a_client_that_disconnects_is_not_an_error(app: FastAPI, listening: Callable[..., str], capfd: Any) -> None:
     address = httpx.URL(listening(app))
     for kind in (b"image/jpeg", b"multipart/form-data; boundary=x"):
         with socket.create_connection((address.host, address.port)) as connection:
@@ -275,7 +275,7 @@ def test_no_file_is_ever_written(client: TestClient, monkeypatch: pytest.MonkeyP
     assert client.post("/figure", **form(image)).status_code == 200
 
 
-def test_there_are_limits_to_how_many(batches: Batches) -> None:
+def test_images_per_minute_are_limited(batches: Batches) -> None:
     client = TestClient(create_app(batches, rate=3, local_rate=2), base_url="http://localhost")
     statuses = [client.post("/caption", **form(encoded())).status_code for _ in range(4)]
     assert statuses == [200, 200, 200, 429]

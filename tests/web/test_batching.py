@@ -1,4 +1,4 @@
-"""Requests share batches, and none waits for ever or for another's mistake."""
+"""Requests share batches, and none waits forever or fails with another."""
 
 from __future__ import annotations
 
@@ -90,7 +90,7 @@ def test_those_that_wait_are_the_next_batch_of_their_model(slow: Slow, shared: B
     assert slow.batches == [[0], [1, 5], [2, 4]]
 
 
-def test_a_batch_has_a_most_and_so_has_what_waits(slow: Slow, shared: Batches) -> None:
+def test_batches_and_the_queue_have_a_maximum_size(slow: Slow, shared: Batches) -> None:
     shared.submit(grey(0))
     assert slow.begun.acquire(timeout=10)
     waiting = [shared.submit(grey(i)) for i in range(1, 6)]
@@ -102,14 +102,14 @@ def test_a_batch_has_a_most_and_so_has_what_waits(slow: Slow, shared: Batches) -
     assert [len(batch) for batch in slow.batches] == [1, 3, 2]
 
 
-def test_a_failure_is_its_batchs_alone(slow: Slow, shared: Batches) -> None:
+def test_a_failure_affects_only_its_batch(slow: Slow, shared: Batches) -> None:
     slow.go.release(9)
     with pytest.raises(RuntimeError, match="out of memory"):
         shared.submit(grey(CRASH)).result(10)
     assert shared.submit(grey(1)).result(10).text == "1"
 
 
-def test_a_request_that_was_given_up_costs_nothing(slow: Slow, shared: Batches) -> None:
+def test_a_cancelled_request_is_not_captioned(slow: Slow, shared: Batches) -> None:
     first = shared.submit(grey(0))
     assert slow.begun.acquire(timeout=10)
     gone, stays = shared.submit(grey(1)), shared.submit(grey(2))
@@ -120,9 +120,7 @@ def test_a_request_that_was_given_up_costs_nothing(slow: Slow, shared: Batches) 
     assert slow.batches == [[0], [2]]
 
 
-def test_an_image_that_takes_long_holds_up_only_large_ones(
-    slow: Slow, shared: Batches, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_slow_image_delays_only_large_images(slow: Slow, shared: Batches, monkeypatch: pytest.MonkeyPatch) -> None:
     go, whole = threading.Event(), load_pixels
     monkeypatch.setattr("captioner.web.batching.load_pixels", lambda image, *rest: go.wait(10) and whole(image, *rest))
     large = [shared.submit(grey(value, (5000, 4000))) for value in range(2)]

@@ -1,4 +1,4 @@
-"""Connections to a real server: what those that never send, send too slowly or never read may cost the others."""
+"""Connections to a real server: clients that never send, send too slowly or never read do not block others."""
 
 from __future__ import annotations
 

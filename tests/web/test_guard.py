@@ -1,4 +1,4 @@
-"""Which requests are let in."""
+"""Admitted and refused requests."""
 
 from __future__ import annotations
 
@@ -86,7 +86,7 @@ def test_pages_of_an_allowed_site_may_send_and_read() -> None:
     assert "access-control-allow-origin" not in client.post("/caption").headers
 
 
-def test_a_token_is_wanted_for_captions_and_measurements() -> None:
+def test_captions_and_measurements_need_the_token() -> None:
     client = client_of(Admission(token="sésame"))
     assert client.get("/").text == client.get("/health").text == client.get("/docs").text == "in"
     for headers in ({}, {"authorization": "Bearer no"}, {"authorization": "Basic x"}, {"authorization": "Bearer "}):

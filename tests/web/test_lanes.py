@@ -39,7 +39,7 @@ class Held:
         return "done"
 
 
-def test_one_large_image_is_decoded_at_a_time_and_others_beside_it(decoding: Decoding) -> None:
+def test_one_large_image_is_decoded_at_a_time_in_parallel_with_others(decoding: Decoding) -> None:
     large, small = Held(), Held()
     futures = []
     for _ in range(3):
@@ -67,7 +67,7 @@ def test_too_many_large_images_are_refused_and_small_ones_are_not(decoding: Deco
     assert futures[2].result(10) == "done"
 
 
-def test_what_is_no_image_or_too_large_is_refused_before_it_waits(decoding: Decoding) -> None:
+def test_invalid_and_too_large_images_are_refused_before_they_wait(decoding: Decoding) -> None:
     held = Held()
     decoding.submit(LARGE, held)
     with pytest.raises(ImageError, match="known kind"):
@@ -88,7 +88,7 @@ def test_a_cancelled_image_is_dropped_at_once(decoding: Decoding) -> None:
     assert first.result(10) == "done"
 
 
-def test_the_smallest_job_is_next_and_a_failure_is_its_own() -> None:
+def test_the_smallest_job_runs_next_and_a_failure_affects_no_other() -> None:
     lane, held, order = Lane(1), Held(), []
     first = lane.submit(held)
     until(lambda: held.now == 1)

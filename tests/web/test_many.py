@@ -157,7 +157,7 @@ def test_the_skip_link_leads_past_the_controls(page: Any) -> None:
 
 
 @pytest.mark.parametrize("width", [320, 390])
-def test_a_narrow_screen_shows_all_of_it(show: Any, many: list[Path], width: int) -> None:
+def test_a_narrow_screen_shows_the_whole_grid(show: Any, many: list[Path], width: int) -> None:
     page = show(viewport={"width": width, "height": 640}, has_touch=True, is_mobile=True)
     assert page.evaluate("document.documentElement.scrollWidth") == width
     page.set_input_files("#files", many)

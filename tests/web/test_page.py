@@ -103,7 +103,7 @@ def test_the_page_sends_the_token_in_its_address(
         page.close()
 
 
-def test_an_example_is_a_click_away(
+def test_an_example_is_captioned_by_a_click(
     browser: Any, batches: Batches, listening: Callable[..., str], images: list[Path]
 ) -> None:
     page = browser.new_page()
@@ -127,7 +127,9 @@ def test_the_drop_zone_shrinks_to_a_bar(show: Any, images: list[Path]) -> None:
     assert page.locator("#drop").bounding_box()["height"] == before
 
 
-def test_two_models_stand_side_by_side_on_one_image(show: Any, images: list[Path], captioner: Any, others: Any) -> None:
+def test_two_models_are_shown_side_by_side_for_one_image(
+    show: Any, images: list[Path], captioner: Any, others: Any
+) -> None:
     page = show(viewport={"width": 1280, "height": 900})
     page.set_input_files("#files", images[0])
     explorers(page, 1)
@@ -147,7 +149,7 @@ def test_two_models_stand_side_by_side_on_one_image(show: Any, images: list[Path
     assert page.locator(".explorer.many").count() == 0
 
 
-def test_what_is_saved_is_what_is_shown(
+def test_saved_captions_are_those_shown(
     show: Any, images: list[Path], tmp_path: Path, captioner: Any, others: Any
 ) -> None:
     page = show(accept_downloads=True)
@@ -231,7 +233,7 @@ FOCUS = (
 )
 
 
-def test_the_keyboard_is_enough(show: Any, images: list[Path]) -> None:
+def test_the_page_works_with_the_keyboard_alone(show: Any, images: list[Path]) -> None:
     page = show()
     page.keyboard.press("Tab")
     assert page.evaluate(FOCUS) == "choose"
@@ -259,7 +261,7 @@ def test_the_keyboard_is_enough(show: Any, images: list[Path]) -> None:
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_a_phone_shows_all_of_it(show: Any, images: list[Path], scheme: str) -> None:
+def test_a_phone_shows_the_whole_page(show: Any, images: list[Path], scheme: str) -> None:
     page = show(viewport={"width": 360, "height": 640}, has_touch=True, is_mobile=True, color_scheme=scheme)
     page.set_input_files("#files", images)
     explorers(page, 2)
@@ -291,7 +293,7 @@ def test_a_model_without_attention_is_labelled(show: Any, images: list[Path], mo
     assert page.get_by_role("button", name="PNG").count() == 0
 
 
-def test_a_busy_server_is_asked_again_and_a_dead_one_is_not_waited_for(show: Any, images: list[Path]) -> None:
+def test_a_busy_server_is_tried_again_and_a_server_error_is_reported(show: Any, images: list[Path]) -> None:
     page = show()
     answers = iter([429, 503])
 

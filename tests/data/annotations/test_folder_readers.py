@@ -114,7 +114,7 @@ def test_a_list_of_another_name_is_in_no_split(tmp_path: Path) -> None:
 # -------------------------------------------------------------------------------------------------- text next to images
 
 
-def test_text_beside_images(tmp_path: Path) -> None:
+def test_text_next_to_images(tmp_path: Path) -> None:
     write(tmp_path / "10_dog/a.jpg", b"")
     write(tmp_path / "10_dog/a.txt", "a dog on grass\n\n a brown dog \r\n")
     write(tmp_path / "validation/b.PNG", b"")

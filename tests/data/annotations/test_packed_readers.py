@@ -162,7 +162,7 @@ def test_wrong_tar_files(tmp_path: Path) -> None:
             read_captions(tmp_path / name)
 
 
-def test_bytes_of_numpy_and_of_json_are_no_captions(tmp_path: Path) -> None:
+def test_binary_arrays_and_json_are_not_captions(tmp_path: Path) -> None:
     file = tar_of(
         tmp_path / "x.tar", {"1.jpg": b"", "1.txt": b"\0\1\2\0" * 9, "2.jpg": b"", "2.json": json.dumps([1]).encode()}
     )

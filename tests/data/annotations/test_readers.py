@@ -101,7 +101,7 @@ def test_images_can_be_in_a_separate_folder(tmp_path: Path) -> None:
         read_captions(file, images=tmp_path / "elsehwere")
 
 
-def test_a_missing_image_is_expected_beside_the_others(tmp_path: Path) -> None:
+def test_a_missing_image_is_expected_next_to_the_others(tmp_path: Path) -> None:
     file = write(tmp_path / "captions_val2014.json", coco((1, "a.jpg", ["x"]), (2, "gone.jpg", ["y"])))
     write(tmp_path / "images/a.jpg", b"jpeg")
     assert [image.path.parent.name for image in read_captions(file).images] == ["images", "images"]

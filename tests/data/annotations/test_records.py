@@ -70,12 +70,12 @@ def test_any_line_end_and_encoding_of_an_editor_is_read(tmp_path: Path, encoding
     assert [note.partition("; if")[0] for note in data.notes] == (guessed if encoding in ("cp1252", "latin-1") else [])
 
 
-def test_a_space_may_be_all_that_is_not_ascii(tmp_path: Path) -> None:
+def test_the_only_character_beyond_ascii_may_be_a_space(tmp_path: Path) -> None:
     data = read_captions(write(tmp_path / "x.csv", b"image,caption\na.jpg,A\xa0dog\n"))
     assert captions_of(data) == {"a.jpg": ("A\xa0dog",)} and r"words such as '\xa0'" in data.notes[0]
 
 
-def test_a_few_damaged_bytes_cost_their_records_alone(tmp_path: Path) -> None:
+def test_a_few_damaged_bytes_cost_only_their_records(tmp_path: Path) -> None:
     text = table(",").encode() + b"c.jpg,A caf\xe9\nd.jpg,A bird\n"  # the others are UTF-8
     data = read_captions(write(tmp_path / "x.csv", text))
     assert captions_of(data) == TWO | {"d.jpg": ("A bird",)} and "UTF-8" in data.problems[0].reason
@@ -129,7 +129,7 @@ def test_json_records_are_read_under_any_name(tmp_path: Path, name: str) -> None
         assert data.splits == {"train": 1, "all": 1}
 
 
-def test_a_caption_is_not_a_book(tmp_path: Path) -> None:
+def test_captions_have_a_maximum_length(tmp_path: Path) -> None:
     data = read_captions(write(tmp_path / "x.tsv", f"image\tcaption\na.jpg\tA dog\nb.jpg\t{'long ' * 50_000}\n"))
     assert captions_of(data) == {"a.jpg": ("A dog",)}
     assert data.problems[0].reason.startswith("the caption has 250,000 letters, more than the 20,000")

@@ -259,7 +259,7 @@ def test_a_download_that_does_not_advance_is_given_up_and_can_be_resumed(server:
     assert files_in(tmp_path) == WHOLE
 
 
-def test_silence_counts_as_a_cut(server: Server, tmp_path: Path) -> None:
+def test_a_silent_connection_counts_as_cut(server: Server, tmp_path: Path) -> None:
     server.script = [Answer(cut=100_000, hold=True)]
     outcome = run_one(tmp_path, archive_of(server, DATA), patience=Patience(4, 0.01, 0.05, timeout=0.3))
     assert outcome.error is None and server.ranges == [None, "bytes=100000-"]
@@ -435,7 +435,7 @@ def test_without_a_checksum_size_and_crcs_are_checked(server: Server, tmp_path: 
         assert not files_in(tmp_path / "bad")
 
 
-def test_an_archive_that_is_there_already(server: Server, tmp_path: Path) -> None:
+def test_an_existing_archive_is_not_downloaded(server: Server, tmp_path: Path) -> None:
     archive = archive_of(server, DATA)
     (tmp_path / "set").mkdir()
     (tmp_path / "set" / "set.zip").write_bytes(DATA)
