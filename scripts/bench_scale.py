@@ -263,7 +263,7 @@ def measure(name: str, size: int, folder: Path) -> Values:
     return {**values, "start_mb": before, "peak_mb": peak_memory()}
 
 
-def apart(name: str, size: int, *, processes: int = 1, threads: int | None = None) -> Values:
+def in_new_process(name: str, size: int, *, processes: int = 1, threads: int | None = None) -> Values:
     """Measure a point in a new process, or in several that work together."""
     launcher = [sys.executable]
     if processes > 1:
@@ -477,11 +477,15 @@ def main() -> None:
         if name == "extract":
             record.pop("note", None)  # of the points that are replaced
             record["extract"] = [
-                {"processes": count, "threads": threads, **apart(name, EXTRACTED, processes=count, threads=threads)}
+                {
+                    "processes": count,
+                    "threads": threads,
+                    **in_new_process(name, EXTRACTED, processes=count, threads=threads),
+                }
                 for count, threads in ((1, 1), (1, 2), (2, 1))
             ]
         else:
-            record["points"][name] = [{"size": size, **apart(name, size)} for size in SWEEPS[name].sizes]
+            record["points"][name] = [{"size": size, **in_new_process(name, size)} for size in SWEEPS[name].sizes]
         record["machine"] = {name: machine()[name] for name in ("processor", "torch")} | {
             "threads": torch.get_num_threads()
         }

@@ -1,6 +1,6 @@
 """Model cards, written from the models' own JSON alone.
 
-``scripts/ship.py`` and ``scripts/readme.py`` use it; a test compares the committed cards with it. Run by itself, it
+``scripts/ship.py`` and ``scripts/readme.py`` use it; a test compares the committed cards with it. Run as a script, it
 writes the cards of all shipped models again. :mod:`captioner.store.card` writes those of other models.
 """
 

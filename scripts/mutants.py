@@ -20,7 +20,7 @@ settings, which are choices.
 
 Why not a maintained tool: mutmut 3.8 forks too, but skips decorated functions, among them every search and all else
 that runs under ``torch.inference_mode`` or ``torch.no_grad``, and takes no sample. cosmic-ray 8.7 edits the files,
-starts the test command anew for each mutant (five seconds of imports here) and runs all tests of a package.
+restarts the test command for each mutant (five seconds of imports here) and runs all tests of a package.
 """
 
 from __future__ import annotations
@@ -145,7 +145,7 @@ class Mutator(ast.NodeVisitor):
         self.add(node, new)
 
     def visit(self, node: ast.AST) -> None:
-        """Remember which lines a simple statement takes, since each of them may be the one that is traced."""
+        """Record the lines of a simple statement, any of which may be traced."""
         if isinstance(node, ast.stmt) and not hasattr(node, "body") and not isinstance(node, ast.Match):
             self.lines = range(node.lineno, (node.end_lineno or node.lineno) + 1)
             super().visit(node)

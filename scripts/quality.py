@@ -5,7 +5,7 @@ Each table there has the names of its columns (``head``), those whose best numbe
 "differs"}``; or a paired difference in percentage points, ``{"difference", "p"}``. ``scripts/readme.py`` gives the
 tables to the pages.
 
-Run by itself, it replaces the rows of a table by the means over seeds of a benchmark:
+Run as a script, it replaces the rows of a table by the means over seeds of a benchmark:
 
 Example: python scripts/quality.py convolution ablation/benchmark.json
 """

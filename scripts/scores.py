@@ -60,7 +60,7 @@ def measure(data: Path, output: Path, *, rounds: int) -> Record:
 
     Args:
         data: the folder with ``flickr8k``, ``coco`` and ``boxes``; see ``scripts/train_shipped.sh``.
-        output: folder for the two benchmarks, each in a folder of its own with the cache of its captions.
+        output: folder for the two benchmarks, each in a separate folder with the cache of its captions.
         rounds: how often each model is timed; 0 leaves out the time and memory.
 
     Raises:

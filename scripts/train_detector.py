@@ -92,7 +92,7 @@ def read(folder: Path, split: str) -> dict[str, Any]:
 
 
 def frequent(data: dict[str, Any], least: int) -> dict[str, int]:
-    """Return names and ids of the categories that have ``least`` boxes, crowds apart."""
+    """Return names and ids of the categories that have at least ``least`` boxes, without crowds."""
     counts = Counter(box["category_id"] for box in data["annotations"] if not box.get("iscrowd"))
     return {category["name"]: category["id"] for category in data["categories"] if counts[category["id"]] >= least}
 

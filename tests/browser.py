@@ -32,7 +32,7 @@ ARGUMENTS = [
 def executable() -> str | None:
     """Return the browser's file: ``$CAPTIONER_CHROMIUM``, else the first of :data:`NAMES` on the path.
 
-    ``None`` stands for playwright's own.
+    ``None`` is playwright's own.
     """
     return os.environ.get("CAPTIONER_CHROMIUM") or next(filter(None, map(shutil.which, NAMES)), None)
 

@@ -1,6 +1,6 @@
 """A Hugging Face hub on this machine: what its client calls to make a repository, upload, describe and download it.
 
-Written after the hub's HTTP interface, so that the client that is installed runs as it is: repositories in commits,
+It follows the hub's HTTP interface, so the installed client runs unchanged: repositories in commits,
 large files by the basic transfer of Git LFS and from another host than the hub's, the errors in the hub's headers. Xet
 must be switched off in the client (``HF_HUB_DISABLE_XET``).
 """
@@ -198,7 +198,7 @@ class _Handler(BaseHTTPRequestHandler):
         """Return a repository that may be seen."""
         user, found = self.user, self.hub.repositories.get(name)
         if found is None or (found.private and user != name.partition("/")[0]):
-            # To strangers the hub does not say which it is; its client knows that by the code, or by https.
+            # The hub does not tell others which it is; its client distinguishes them by the code, or by https.
             raise Refusal(404 if user else 401, "Repository not found", "RepoNotFound")
         return found
 
@@ -384,7 +384,7 @@ class _Handler(BaseHTTPRequestHandler):
 
 
 def etag(file: str, data: bytes) -> str:
-    """Return the hash by which the hub knows a file's content: Git's for small files, SHA-256 for large ones."""
+    """Return the hash by which the hub identifies a file's content: Git's for small files, SHA-256 for large ones."""
     if file.endswith(LARGE):
         return hashlib.sha256(data).hexdigest()
     return hashlib.sha1(b"blob %d\0" % len(data) + data).hexdigest()

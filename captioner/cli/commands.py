@@ -91,7 +91,7 @@ def _options(
 
 @cache
 def load(name: str) -> typer.Typer:
-    """Import a command, and return it as a program of its own, or its group."""
+    """Import a command, and return it as a separate program, or its group."""
     module = import_module(f"captioner.cli.{name}")
     if hasattr(module, "app"):
         app: typer.Typer = module.app

@@ -67,7 +67,7 @@ class _Stream:
             function(*arguments)
         except (OSError, ValueError) as error:  # ValueError: it was closed meanwhile
             self.failure = error
-            # Python would try again at exit, and fail, with a code of its own.
+            # Python would try again at exit, and fail with another code.
             with suppress(OSError, ValueError):
                 null = os.open(os.devnull, os.O_WRONLY)
                 os.dup2(null, self._stream.fileno())

@@ -1,4 +1,4 @@
-"""Random crops, colours and erasing of training images, drawn anew in every epoch.
+"""Random crops, colours and erasing of training images, drawn again in every epoch.
 
 Letters in shapes: B images in a batch, S the encoder's input size in pixels.
 """
@@ -107,7 +107,7 @@ def draw_erased(config: AugmentConfig, generator: torch.Generator) -> Box | None
 
     Its area is uniform in ``erase_area``, its position uniform where it fits. Departures from the paper: width over
     height is log-uniform in 0.3..1/0.3, which makes upright and flat rectangles equally frequent, and a rectangle wider
-    or higher than the image is cut to it instead of drawn anew.
+    or higher than the image is cut to it instead of drawn again.
     """
     chosen, area, shape, x, y = torch.rand(5, generator=generator, dtype=torch.float64).tolist()
     if chosen >= config.erase:

@@ -46,7 +46,7 @@ def find_images(
 
     A file is yielded with any extension. A folder yields its files with one of ``IMAGE_EXTENSIONS``, and raw photos if
     they can be read; with ``recursive`` also those of its subfolders, each visited once even if links form a circle.
-    Hidden files and folders are left out, and so are the previews that photo software keeps in folders of its own
+    Hidden files and folders are left out, and so are the previews that photo software keeps in special folders
     (:data:`PREVIEWS`). A name that does not exist is a glob pattern if it contains ``*``, ``?`` or ``[``, with ``**``
     for any number of folders. It is expanded as by the shell, except that a pattern ending in a bare ``*`` or ``**``
     yields images only.

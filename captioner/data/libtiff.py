@@ -1,6 +1,6 @@
 """Error messages of libtiff, which it would print to standard error, and 16-bit TIFFs that Pillow misreads.
 
-libtiff reports errors through one function for the whole process, and Pillow leaves the one that prints. Redirecting
+libtiff reports errors through one function for the whole process, and Pillow keeps the printing one. Redirecting
 the descriptor of standard error would also catch the output of other threads. This module replaces the function by one
 that collects the messages of each thread and passes on those of other code. It finds libtiff through Pillow's own
 module, which is linked to it. If that fails, as in builds with libtiff inside the module, libtiff continues to print.

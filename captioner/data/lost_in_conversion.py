@@ -28,7 +28,7 @@ def lost_in_conversion(
     """
     several = any(len(image.captions) > 1 for image, _ in named)
     in_file, in_tar, in_text = file is not None, format == "webdataset", format == "txt" or format.startswith(".")
-    # The split in the file's name is the one that the file is read back as.
+    # The file is read back with the split in its name.
     if file is not None and format == "coco" and list(splits) != [split_name(split_in_name(file.stem))]:
         counts = ", ".join(f"{split} ({count:,})" for split, count in splits.items())
         yield f"one file of COCO has no splits, here {counts}; a folder has a file for each of them"

@@ -121,7 +121,7 @@ def csv_rows(file: TextIO, names: Sequence[str], *, header: bool = True) -> Call
         header: write the header first.
     """
 
-    class Lines:  # csv quotes only cells with characters of its own line end, which is therefore CR LF
+    class Lines:  # csv quotes only cells with characters of its line end, which is therefore CR LF
         def write(self, line: str) -> None:
             file.write(line.removesuffix("\r\n") + "\n")
 

@@ -161,7 +161,7 @@ class GridEncoder(Encoder):
 
     def fast(self, device: torch.device) -> Encoder:
         """Return the encoder in the fast precision, with our own backbones fused."""
-        if type(self) is not GridEncoder:  # a subclass may have layers of its own
+        if type(self) is not GridEncoder:  # a subclass may have other layers
             return super().fast(device)
         if self.config.backbone not in efficientnet_lite.VARIANTS:
             return self._rounded(device)

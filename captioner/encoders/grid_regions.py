@@ -168,7 +168,7 @@ class GridRegionEncoder(Encoder):
 
     def fast(self, device: torch.device) -> Encoder:
         """Return the encoder with both parts in their fast form."""
-        if type(self) is not GridRegionEncoder:  # a subclass may have layers of its own
+        if type(self) is not GridRegionEncoder:  # a subclass may have other layers
             return super().fast(device)
         cells, regions = self.cells.fast(device), self.regions.fast(device)
         if cells is self.cells and regions is self.regions:

@@ -89,7 +89,7 @@ def recompute_attention(
     The attention at a word is the same as in the search, where the decoder had read the same words.
 
     Args:
-        model: the one that wrote the captions.
+        model: the model that wrote the captions.
         memory: of B images, before the refiner.
         captions: for each image its captions, as indices of words without ``<bos>`` and ``<eos>``.
         attention: ``mean`` is the attention of a search, for any decoder that attends; ``2.3`` is the third head of the

@@ -187,7 +187,7 @@ class Writer:
     """The refiner and the decoder of a model, as they search.
 
     Attributes:
-        refiner: maps the encoder's memory to the one that the decoder attends to.
+        refiner: maps the encoder's memory to that of the decoder.
         decoder: writes the words.
         dtype: the precision that the memory must have; ``None`` if the first layer reads any.
     """

@@ -49,7 +49,7 @@ class Sums:
         return dict(zip(self.names, self.score(total).tolist(), strict=True))
 
     def per_image(self) -> dict[str, Array]:
-        """Return the scores of each image by itself, (I,) for each metric."""
+        """Return the scores of each single image, (I,) for each metric."""
         return dict(zip(self.names, self.score(self.each).T, strict=True))
 
 
@@ -74,7 +74,7 @@ class Measured:
         return {name: value for part in self.parts for name, value in part.values(images).items()}
 
     def per_image(self) -> dict[str, Array]:
-        """Return every metric of each image by itself, (I,) for each metric."""
+        """Return every metric of each single image, (I,) for each metric."""
         return {name: values for part in self.parts for name, values in part.per_image().items()}
 
 

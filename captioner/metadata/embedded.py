@@ -149,7 +149,7 @@ def by_language(captions: str | Mapping[str, str]) -> dict[str, str]:
 
 
 def check_unchanged(image: Path, status: os.stat_result, seen: os.stat_result | None) -> None:
-    """Check that an image is still the one that was captioned.
+    """Check that an image has not changed since it was captioned.
 
     Args:
         image: its file.

@@ -1,7 +1,7 @@
 """XMP packets (ISO 16684-1), read for captions and edited in place.
 
-A packet belongs to several programs, each with its own namespaces, order and form. It is therefore not written anew
-from a tree: the bytes of a caption are replaced, and all other bytes remain.
+A packet belongs to several programs, each with its own namespaces, order and form. It is therefore not rebuilt from a
+tree: the bytes of a caption are replaced, and all other bytes remain.
 """
 
 from __future__ import annotations

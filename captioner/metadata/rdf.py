@@ -38,7 +38,7 @@ class Node:
         end: position after it.
         children: the elements inside that matter.
         others: number of the other elements inside.
-        text: parts of its own text, without that of its children.
+        text: parts of the text, without that of the children.
     """
 
     name: Name

@@ -82,7 +82,7 @@ def status_of(path: Path) -> os.stat_result | None:
 
 
 def check_image(image: Path, seen: os.stat_result | None) -> None:
-    """Check that an image is still the one that was captioned, if its status then is known.
+    """Check that an image has not changed since it was captioned, if its status then is known.
 
     Raises:
         FileError: it has changed or is gone.

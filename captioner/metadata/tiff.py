@@ -99,5 +99,5 @@ class Tiff(Container):
 
 
 def _aligned(position: int) -> int:
-    """Return the next position that is a multiple of eight, as BigTIFF wants it and TIFF allows."""
+    """Return the next position that is a multiple of eight, as BigTIFF requires and TIFF allows."""
     return (position + 7) & ~7

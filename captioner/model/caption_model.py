@@ -133,7 +133,7 @@ class CaptionModel(nn.Module):
     """Encoder, refiner, decoder and vocabulary.
 
     Attributes:
-        refiner: maps the encoder's memory to the one that the decoder attends to; an identity if the config names none.
+        refiner: maps the encoder's memory to that of the decoder; an identity if the config names none.
         tuned_stages: number of the encoder's last stages that were fine-tuned; a checkpoint holds their weights.
         consensus: predicts the n-grams by which the hypotheses of a search are chosen; ``None`` if it was not fitted.
     """
@@ -149,7 +149,7 @@ class CaptionModel(nn.Module):
 
     @classmethod
     def build(cls, config: ModelConfig, vocabulary: Vocabulary, encoder: Encoder | None = None) -> CaptionModel:
-        """Build a model with a new refiner and decoder, and with the given encoder or the one that the config names."""
+        """Build a model with a new refiner and decoder, and the given encoder or that of the config."""
         encoder = encoder or build_encoder(config.encoder)
         refiner = build_refiner(config.refiner, features=encoder.features)
         decoder = build_decoder(config.decoder, features=refiner.features, words=len(vocabulary))

@@ -25,7 +25,7 @@ class FullText:
     def __init__(self, database: Database, folder: Path) -> None:
         self._database, self._folder = database, folder
 
-    def update(self, names: Iterable[bytes], records: Sequence[Path], *, anew: bool) -> list[CaptionerError]:
+    def update(self, names: Iterable[bytes], records: Sequence[Path], *, reread: bool) -> list[CaptionerError]:
         """Read the texts next to and inside photos, where a file has changed, and captions in records.
 
         The caller commits.
@@ -33,7 +33,7 @@ class FullText:
         Args:
             names: of the photos.
             records: output files of ``captioner caption``, of which the last has precedence.
-            anew: read records that have not changed too, because there are new photos.
+            reread: also read unchanged records, because there are new photos.
 
         Returns:
             The errors of sidecars and records that cannot be read.
@@ -53,7 +53,7 @@ class FullText:
             changed.add(name)
             base.execute("REPLACE INTO beside VALUES (?, ?, ?, ?)", (name, stamp, *texts))
         stamp = " ".join(f"{record} {stamp_of(record)}" for record in records)
-        if self._database.value("records") != stamp or anew:
+        if self._database.value("records") != stamp or reread:
             captions: dict[bytes, str] = {}
             photos = {name for (name,) in base.execute("SELECT name FROM photos")}
             for record in records:

@@ -120,7 +120,7 @@ class PhotoIndex:
             with base:
                 for table in ("photos", "beside"):
                     base.executemany(f"DELETE FROM {table} WHERE name = ?", [(name,) for name in gone])
-                report.errors += self.texts.update(found, records, anew=report.new > 0)
+                report.errors += self.texts.update(found, records, reread=report.new > 0)
                 base.execute("DROP TABLE IF EXISTS temp.searched")
                 base.execute("CREATE TEMP TABLE searched (name BLOB PRIMARY KEY)")
                 base.executemany("INSERT INTO searched VALUES (?)", [(name,) for name in found])

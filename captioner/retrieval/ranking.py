@@ -86,14 +86,14 @@ class Finder:
         return None if consensus is None else consensus.codes(np.concatenate([self._parts, self._mean]).mean(1))
 
     def unknown(self, sentence: str) -> list[str]:
-        """Return the words that the model does not know; photos are found by them only through their texts."""
+        """Return the words outside the model's vocabulary, by which photos are found only through their texts."""
         vocabulary = self._captioner.vocabulary
         return [word for word in tokenize(sentence) if word not in vocabulary]
 
     def find(self, sentence: str, number: int = 10) -> list[Hit]:
         """Return the photos that a sentence describes best, best first.
 
-        Photos with more of the words that the model does not know in their texts come first.
+        Photos whose texts have more of the words outside the vocabulary come first.
 
         Args:
             sentence: a description, or some words.

@@ -26,7 +26,7 @@ from captioner.store.names import name_of
 
 
 def write_card(folder: Path, kind: str, config: Mapping[str, Any], name: str | Path, card: str = "") -> None:
-    """Write the card of a model; by default the one that its config makes, with the name of the folder ``name``."""
+    """Write the card of a model; by default that of :func:`default`, under the name of the folder ``name``."""
     files.write_text(folder / CARD, card or cards.default(whole_config(kind, config), name_of(name)))
 
 

@@ -43,7 +43,7 @@ class Result:
 
 
 def datasets_of(config: Mapping[str, Any]) -> list[str]:
-    """Return the names of the data that a model was trained on, the one that it was scored on first."""
+    """Return the names of the data that a model was trained on, first that on which it was scored."""
     return _short_names(config.get("about", {}).get("data"))
 
 

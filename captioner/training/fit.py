@@ -298,7 +298,7 @@ class CaptionerRun(Loop[CaptionBatch]):
         return BatchLoss(loss, metrics, captions.captions)
 
     def evaluate(self) -> dict[str, float]:
-        """Score the averaged model; with several blends, take the one that scores best."""
+        """Score the averaged model; with several blends, take the best."""
         scores: dict[float, dict[str, float]] = {}
         for blend in self.blends if self.progress.step else self.blends[:1]:
             self.blend = blend

@@ -55,7 +55,7 @@ class SidecarsRequest(_Request):
 
 
 def body_of(*contents: tuple[str, dict[str, Any]], description: str) -> dict[str, Any]:
-    """Return what OpenAPI calls the body of a request, with the schema of each media type."""
+    """Return the ``requestBody`` of OpenAPI, with the schema of each media type."""
     content = {kind: {"schema": schema} for kind, schema in contents}
     return {"requestBody": {"required": True, "description": description, "content": content}}
 
@@ -108,7 +108,7 @@ _REASONS = {
 
 
 def answers(*statuses: int, found: dict[str, Any] | None = None) -> dict[int | str, dict[str, Any]]:
-    """Return what OpenAPI says of the answers of an endpoint: its errors, and what it answers other than JSON."""
+    """Return the OpenAPI description of the responses of an endpoint: its errors, and those that are not JSON."""
     failed: dict[int | str, dict[str, Any]] = {
         status: {"model": ErrorResponse, "description": _REASONS[status]} for status in statuses
     }

@@ -153,7 +153,7 @@ class Guard:
         if not token or is_open or hmac.compare_digest(given.encode("latin-1"), token.encode()):
             return None
         return JSONResponse(
-            {"detail": "this server wants its token: send the header Authorization: Bearer TOKEN"},
+            {"detail": "this server needs its token: send the header Authorization: Bearer TOKEN"},
             401,
             headers={"www-authenticate": "Bearer"},
         )

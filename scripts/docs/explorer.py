@@ -40,7 +40,7 @@ def figure(name: str) -> str:
         page = explorer.page(Captioner.from_pretrained()(path), image.convert("RGB"), Style())
     parts = PAGE.search(page)
     assert parts is not None, "the page of captioner attend has another form"
-    # The rules hold inside the figure only. The script has a scope of its own, as the site runs it again when a reader
+    # The rules hold inside the figure only. The script has a separate scope, as the site runs it again when a reader
     # comes back.
     return "\n".join(
         (

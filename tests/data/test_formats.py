@@ -12,7 +12,7 @@ from captioner.data import formats
 
 @pytest.fixture(autouse=True)
 def anew() -> Iterator[None]:
-    """Look at the installation again, before and after each test."""
+    """Inspect the installation again before and after each test."""
     formats.readable_formats.cache_clear()
     yield
     formats.readable_formats.cache_clear()

@@ -27,7 +27,7 @@ def jpeg(colour: int) -> bytes:
 
 @pytest.fixture
 def data(tmp_path: Path) -> CaptionData:
-    """Six images; b is a's twin in train, e its twin in val; d is missing; f is restval."""
+    """Six images; b is a copy of a in train, e a copy in val; d is missing; f is restval."""
     contents = {"a": jpeg(1), "b": jpeg(1), "c": jpeg(2), "e": jpeg(1), "f": jpeg(3)}
     for name, content in contents.items():
         (tmp_path / f"{name}.jpg").write_bytes(content)

@@ -73,9 +73,9 @@ def test_a_caption_of_one_word_is_scored() -> None:
 def test_the_packed_copy_has_the_precision_of_its_weights() -> None:
     decoder, memory = build(), build_memory(images=2)
     assert not decoder.reads_half
-    twin = packed(decoder, torch.bfloat16)
+    copy = packed(decoder, torch.bfloat16)
     tokens = torch.full((2, 1), BOS)
-    steps = [each.step(tokens, each.start(memory)).logits for each in (decoder, twin)]
+    steps = [each.step(tokens, each.start(memory)).logits for each in (decoder, copy)]
     assert steps[1].dtype == torch.float64 and torch.equal(*steps)
 
 

@@ -130,9 +130,9 @@ def test_seq2seq_in_16_bits_gives_nearly_the_same(dtype: torch.dtype) -> None:
     tokens = build_tokens()
     with torch.no_grad():
         expected = decoder(memory, tokens).logits.softmax(-1)
-        twin, half = packed(decoder.float(), torch.bfloat16), memory.to(dtype=dtype)
-        start = twin.start(half)
-        found = [step_by_step(twin, half, tokens)]
+        copy, half = packed(decoder.float(), torch.bfloat16), memory.to(dtype=dtype)
+        start = copy.start(half)
+        found = [step_by_step(copy, half, tokens)]
         with torch.autocast("cpu", torch.bfloat16):
             found.append(decoder(memory.to(dtype=torch.float32), tokens))
         found += [form(decoder.to(dtype), half, tokens) for form in (ShowTell.__call__, step_by_step)]

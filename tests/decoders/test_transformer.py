@@ -245,10 +245,10 @@ def test_a_batch_without_captions_and_a_fully_masked_image_work() -> None:
 @pytest.mark.parametrize("tied", [True, False])
 @torch.inference_mode()
 def test_the_packed_copy_packs_the_output_layer(tied: bool) -> None:
-    twin, memory = packed(build({"tie_output": tied}).float(), torch.float32), build_memory().to(dtype=torch.float32)
+    copy, memory = packed(build({"tie_output": tied}).float(), torch.float32), build_memory().to(dtype=torch.float32)
     widths: list[int] = []
-    for module in twin.modules():
+    for module in copy.modules():
         if isinstance(module, PackedLinear):
             module.register_forward_hook(lambda _, inputs, output: widths.append(output.shape[-1]))
-    twin.step(torch.full((len(memory), 1), BOS), twin.start(memory))
+    copy.step(torch.full((len(memory), 1), BOS), copy.start(memory))
     assert widths.count(WORDS) == 1

@@ -255,7 +255,7 @@ def count(monkeypatch: pytest.MonkeyPatch) -> Counter[str]:
 def test_an_image_is_read_once_and_encoded_once_by_each_encoder(
     encoders: dict[str, Encoder], images: list[Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Equal encoders are one, also if they were loaded apart."""
+    """Equal encoders are shared, also if they were loaded separately."""
     families = ["show_attend_tell", "show_tell", "transformer"]
     same = {name: build(name, copy.deepcopy(encoders["grid"])) for name in families}
     encoded, read = count(monkeypatch), []
@@ -290,7 +290,9 @@ def test_tuned_encoders_share_their_frozen_stages(
     encoded = count(monkeypatch)
     with torch.no_grad():
         memories = ensemble.engine.encode(pixels)
-        assert encoded == {"GridEncoder": 2 * len(images)}  # once for three, and by the one that was tuned as a whole
+        assert encoded == {
+            "GridEncoder": 2 * len(images)
+        }  # once for three, and by the encoder that was tuned as a whole
         for model, memory in zip(models.values(), memories.parts, strict=True):
             torch.testing.assert_close(memory.vectors, model.encoder(pixels).vectors, rtol=1e-3, atol=1e-5)
 

@@ -167,7 +167,7 @@ def test_works_from_an_odd_install_path_and_writes_nothing_into_it(few_paraphras
     )
     assert process.returncode == 0, process.stderr
     values = json.loads(process.stdout)  # and so nothing else was printed
-    assert 0.25 < values.pop("METEOR") <= GOLDEN["METEOR"]  # it knows fewer paraphrases here
+    assert 0.25 < values.pop("METEOR") <= GOLDEN["METEOR"]  # with fewer paraphrases
     assert values == pytest.approx({k: v for k, v in GOLDEN.items() if k != "METEOR"}, abs=1e-12)
     assert sorted(site.rglob("*")) == before
 

@@ -51,7 +51,7 @@ def with_onnx(path: Path) -> None:
 
 
 def with_wrapped_errors(path: Path) -> None:
-    """As a library with errors of its own does."""
+    """As a library with its own error classes does."""
     try:
         path.write_bytes(bytes(4_000_000))
     except OSError as error:

@@ -22,7 +22,7 @@ def padded_by_hand(x: Tensor, weight: Tensor, stride: int, groups: int) -> Tenso
 
 
 def layers(kernel: int, stride: int, *, groups: int = 1) -> tuple[SameConv2d, nn.BatchNorm2d]:
-    """Return a convolution of 6 channels and a normalisation with statistics of its own."""
+    """Return a convolution of 6 channels and a normalisation with random statistics."""
     torch.manual_seed(kernel * 10 + stride)
     norm = nn.BatchNorm2d(6).eval()
     for tensor in (norm.weight, norm.bias, norm.running_mean):

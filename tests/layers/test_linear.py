@@ -54,11 +54,11 @@ class _Net(nn.Module, Packable):
 def test_only_declared_layers_are_packed() -> None:
     torch.manual_seed(0)
     net, x = _Net().eval(), torch.randn(3, 4)
-    twin = packed(net, torch.bfloat16)
-    kinds = {name: type(module) for name, module in twin.named_modules()}
+    copy = packed(net, torch.bfloat16)
+    kinds = {name: type(module) for name, module in copy.named_modules()}
     assert kinds["first"] is kinds["last"] is kinds["deep.0.0"] is PackedLinear
-    assert twin.weights is net.weights and kinds["deep.1"] is nn.Linear
+    assert copy.weights is net.weights and kinds["deep.1"] is nn.Linear
     assert isinstance(net.first, nn.Linear), "the original was changed"
-    assert twin.last.dtype == torch.float32 and twin.first.dtype == torch.bfloat16
-    torch.testing.assert_close(twin(x).float(), net(x), rtol=0.05, atol=0.05)
+    assert copy.last.dtype == torch.float32 and copy.first.dtype == torch.bfloat16
+    torch.testing.assert_close(copy(x).float(), net(x), rtol=0.05, atol=0.05)
     torch.testing.assert_close(packed(net, torch.float32)(x), net(x), rtol=1e-5, atol=1e-5)

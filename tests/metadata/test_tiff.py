@@ -27,7 +27,7 @@ def test_only_the_position_of_the_first_directory_changes_and_the_rest_is_append
     order = "<" if before[:2] == b"II" else ">"
     (directory,) = struct.unpack(order + ("Q" if is_big else "I"), after[head])
     assert directory >= len(before) and directory % 8 == 0
-    # Tags are in order, as the specification wants them.
+    # Tags are in order, as the specification requires.
     size, count = (
         (20, struct.unpack_from(order + "Q", after, directory)[0])
         if is_big

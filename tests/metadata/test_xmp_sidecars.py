@@ -1,4 +1,4 @@
-"""Captions in XMP files next to images: what a person wrote in them, and what exiftool reads in them."""
+"""Captions in XMP files next to images: texts of people in them, and reading them by exiftool."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ def test_a_sidecar_of_exiftool_is_kept(image: Path) -> None:
 def test_the_sidecar_that_is_there_is_used(image: Path) -> None:
     short = image.with_suffix(".xmp")
     short.write_text(LIGHTROOM, encoding="utf-8")
-    # Programs that find both read only the longer name: a second file would hide what the first one says.
+    # Programs that find both read only the longer name: a second file would hide the text of the first.
     assert XmpSidecars().write(image, "a dog").path == short
     assert "crs:Exposure2012" in short.read_text(encoding="utf-8")
     assert XmpSidecars(name="photo.jpg.xmp").write(image, "a dog").path == image.with_name("photo.jpg.xmp")

@@ -57,7 +57,7 @@ def hub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, cache: Callable[[], Pat
             ("HF_HUB_DISABLE_XET", True),
             ("HF_HUB_OFFLINE", False),
         ):
-            monkeypatch.setattr(constants, name, value, raising=False)  # older clients know no Xet
+            monkeypatch.setattr(constants, name, value, raising=False)  # older clients have no Xet
         monkeypatch.setenv("HF_TOKEN", TOKEN)
         monkeypatch.setattr("time.sleep", lambda seconds: None)  # the client waits before it tries again
         yield hub

@@ -34,7 +34,7 @@ BYTES = sorted(ByteLevel.alphabet())  # tokenizers' characters for bytes, in the
 
 
 def naive_merges(texts: list[str], merges: int) -> list[tuple[str, str]]:
-    """Sennrich 2016, algorithm 1, counting everything anew before every merge, on bytes."""
+    """Sennrich 2016, algorithm 1, counting all pairs again before every merge, on bytes."""
     to_byte_level = ByteLevel(add_prefix_space=False, use_regex=False).pre_tokenize_str
     words: Counter[tuple[str, ...]] = Counter()
     for text in texts:

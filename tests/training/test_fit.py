@@ -177,7 +177,7 @@ def test_boxes_that_cannot_be_used_are_refused(tiny: Path, tmp_path: Path, chang
 
 
 class Weighted(CrossEntropy):
-    """An objective with a weight of its own."""
+    """An objective with a parameter."""
 
     def __init__(self, config: CrossEntropyConfig) -> None:
         super().__init__(config)

@@ -19,7 +19,7 @@ from captioner.training.recipe import load_config
 
 
 class Drawn(Encoder):
-    """An encoder from outside the package, whose weights are drawn anew whenever it is built."""
+    """An encoder from outside the package, whose weights are drawn again whenever it is built."""
 
     Config = EncoderConfig
     grid, features = (1, 1), 4

@@ -103,7 +103,7 @@ def test_more_epochs_or_patience_resume_a_run_that_had_stopped_improving(tmp_pat
     Line(config(tmp_path, epochs=9, evaluation={"patience": 2}), scores=scores).run()
     longer = Line(config(tmp_path, epochs=10, evaluation={"patience": 2}), resume=True, scores=[0.2, 0.3, 0.4])
     longer.run()
-    assert longer.progress.epoch == 5, "waiting begins anew"
+    assert longer.progress.epoch == 5, "patience is counted from zero again"
     patient = Line(config(tmp_path, epochs=10, evaluation={"patience": 4}), resume=True, scores=[0.2, 0.3, 0.4])
     patient.run()
     assert patient.progress.epoch == 7 and patient.progress.best_epoch == 1

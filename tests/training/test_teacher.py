@@ -218,7 +218,7 @@ def test_a_resumed_run_reads_what_the_teacher_wrote(
         config["model"]["search"]["length_normalisation"] = 0.0
         (own / "config.json").write_text(json.dumps(config))
         resumed("was written by another teacher")
-    with pytest.raises(AssertionError, match="captioned again"):  # what begins anew asks the teacher that there is now
+    with pytest.raises(AssertionError, match="captioned again"):  # a new run uses the current teacher
         monkeypatch.setattr("captioner.training.teacher.Captioner.from_pretrained", refuse)
         late = shutil.copytree(tmp_path / "early", tmp_path / "late", ignore=lambda *_: [STATE, "best", "last"])
         run(tiny, changes, output=late)

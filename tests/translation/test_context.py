@@ -83,7 +83,7 @@ def test_only_previous_lines_have_influence(part: str) -> None:
     assert_same(text[0], alone[0])
     assert all(abs(one.log_probability - two.log_probability) > 1e-3 for one, two in zip(text[1:], alone[1:]))  # noqa: B905
     assert abs(text[1].log_probability - other[1].log_probability) > 1e-3
-    # What a line knows of those before the one before it comes through two blocks, and no further.
+    # Lines before the previous one influence a line only through the second block.
     short = translator([TEXT[5], *TEXT[4:]], context=1)
     assert abs(short[1].log_probability - text[4].log_probability) > 1e-4
 

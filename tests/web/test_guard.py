@@ -99,7 +99,7 @@ def test_captions_and_measurements_need_the_token() -> None:
 def test_every_answer_has_the_headers(client: TestClient) -> None:
     for answer in (client.get("/"), client.get("/", headers={"host": "evil.example"})):
         assert answer.headers["x-content-type-options"] == "nosniff" and answer.headers["x-frame-options"] == "DENY"
-    assert client.get("/").headers["cache-control"] == "max-age=5"  # what the application says stays
+    assert client.get("/").headers["cache-control"] == "max-age=5"  # headers of the application are kept
 
 
 def test_a_rate_refills() -> None:

@@ -238,7 +238,7 @@ def test_the_page_works_with_the_keyboard_alone(show: Any, images: list[Path]) -
     page.keyboard.press("Tab")
     assert page.evaluate(FOCUS) == "choose"
     page.on("filechooser", lambda chooser: chooser.set_files(images[:1]))
-    page.wait_for_timeout(100)  # the browser must know before the chooser opens
+    page.wait_for_timeout(100)  # the browser needs it before the chooser opens
     page.keyboard.press("Enter")
     explorers(page, 1)
     stops = []

@@ -98,7 +98,7 @@ def _txt(source: Source) -> None:
     """A text file next to each image, of the same name (``dog.txt`` or ``dog.jpg.txt``), with a caption on each line.
 
     Trainers of image generators read these: kohya's the first line, or one of them by chance. With a requested folder
-    of images, the text is in a folder of its own, with the same subfolders.
+    of images, the text is in a separate folder with the same subfolders.
     """
     _read_sidecars(source, SIDECARS)
 

@@ -118,7 +118,7 @@ def _coco_file(source: Source, file: Path) -> None:
         if _is_image_info(file) and "annotations" not in source.json(file)
         else read_records(source, file, "annotations")
     )
-    here: set[str] = set()  # a caption belongs to an image of its own file: ids may start over in every file
+    here: set[str] = set()  # a caption belongs to an image of the same file, as ids may start over in every file
     shared = _shared(images, "file_name")
     for index, record in enumerate(images):
         place = f"{file}:$.images[{index}]"

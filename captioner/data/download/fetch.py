@@ -159,7 +159,7 @@ class Fetch:
         return hashlib.new(self.archive.checksum.partition(":")[0] or "sha256")
 
     def _hash_file(self, path: Path, size: int) -> None:
-        """Start the hash anew with the first ``size`` bytes of a file."""
+        """Restart the hash with the first ``size`` bytes of a file."""
         self.hash, self.hashed = self._new_hash(), 0
         if size:
             with open(path, "rb") as file:

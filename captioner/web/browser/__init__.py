@@ -1,4 +1,4 @@
-"""The page without a server: a folder for any web host, in which the visitor's browser captions images by itself.
+"""The page without a server: a folder for any web host, with which the visitor's browser captions images.
 
 - :mod:`~captioner.web.browser.site`: writes the folder.
 - :mod:`~captioner.web.browser.runtime`: onnxruntime-web, which runs the graphs there.

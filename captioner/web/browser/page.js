@@ -1,4 +1,4 @@
-// The page without a server: a worker of its own captions the images; see captioner/web/items.js for the page itself.
+// The page without a server: a web worker captions the images; see captioner/web/items.js for the page itself.
 const waits = new Map(); // number of an image -> { item, resolve, reject }
 let asked = 0, worker = null, loading = ""; // what the worker does before it can caption
 
