@@ -32,7 +32,7 @@ def build_decoder(
     Args:
         name: its family in the registry; settings that the family lacks are left out.
         dropout: the value of each of its dropout settings.
-        spread: standard deviation of all weights, so that none is zero and attention is far from uniform; ``None``
+        spread: standard deviation of all weights, so none is zero and attention is far from uniform; ``None``
             keeps the family's own initialisation.
         seed: of the weights.
         settings: of this family only.

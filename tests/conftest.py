@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 from hypothesis import settings
 
-# No test is timed: a busy machine is no bug.
+# No test has a time limit, as a busy machine is not a bug.
 settings.register_profile("untimed", deadline=None)
 settings.load_profile("untimed")
 

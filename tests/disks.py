@@ -29,7 +29,7 @@ def small_disk(folder: Path, size: str) -> Iterator[Path]:
 
 @contextmanager
 def largest_file(size: int) -> Iterator[None]:
-    """Let no file be larger than ``size`` bytes; Python ignores the signal, so that writing fails with EFBIG."""
+    """Limit files to ``size`` bytes; Python ignores the signal, so writing fails with EFBIG."""
     resource = pytest.importorskip("resource", reason="limits of this kind are POSIX's")
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))

@@ -130,7 +130,7 @@ _ROUTES: list[tuple[str, re.Pattern[str], Callable[..., None]]] = []
 
 
 def route(method: str, pattern: str) -> Callable[[Callable[..., None]], Callable[..., None]]:
-    """Register what answers a request; groups of the pattern become arguments."""
+    """Register a handler of requests; groups of the pattern become arguments."""
 
     def register(answer: Callable[..., None]) -> Callable[..., None]:
         _ROUTES.append((method, re.compile(pattern), answer))
@@ -147,7 +147,7 @@ class _Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
 
     def log_message(self, *_: Any) -> None:
-        """Say nothing."""
+        """Log nothing."""
 
     def _answer(self) -> None:
         path = unquote(urlsplit(self.path).path)
@@ -180,7 +180,7 @@ class _Handler(BaseHTTPRequestHandler):
 
     @property
     def user(self) -> str | None:
-        """Who asks."""
+        """The user of the request."""
         scheme, _, token = (self.headers.get("Authorization") or "").partition(" ")
         if not scheme:
             return None

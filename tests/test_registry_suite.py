@@ -175,7 +175,7 @@ def each(pairs: list[Pair]) -> pytest.MarkDecorator:
 
 
 pairs = each(PAIRS)
-# A folder holds the 32 MB of a detector whatever decodes its regions, so one decoder is enough for each.
+# The folder of any decoder of regions holds the 32 MB of a detector, so one decoder for each is enough.
 folders = each([pair for pair in PAIRS if "regions" not in pair.encoder or pair.decoder == "top_down"])
 
 
@@ -349,7 +349,7 @@ def test_the_packed_copy_steps_as_the_decoder_does(name: str, dtype: torch.dtype
     assert decoder.state_dict().keys() == before.keys(), "packing changed the decoder"
     assert all(torch.equal(tensor, before[key]) for key, tensor in decoder.state_dict().items())
     logits = fast.step(tokens[:, :1, 0], fast.start(memory)).logits
-    assert logits.dtype == torch.float32, "words are told apart in 32 bits"
+    assert logits.dtype == torch.float32, "logits have 32 bits"
 
 
 @decoders

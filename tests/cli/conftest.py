@@ -58,7 +58,7 @@ def run(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> 
 
 @pytest.fixture(scope="session")
 def remembering() -> Callable[..., list[dict[str, list[str]]]]:
-    """The tokeniser, with Java for captions that no other test had: it tokenises each by itself, and starts slowly."""
+    """The tokeniser, which calls Java only for captions that no earlier test had, as Java starts slowly."""
     from captioner.evaluation.java import ptb_tokenize
 
     known: dict[str, str] = {}

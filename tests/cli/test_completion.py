@@ -145,7 +145,7 @@ def test_the_other_shells_complete(shell: str, environment: dict[str, str], tmp_
     made = subprocess.run(["captioner"], env=source, capture_output=True, text=True, check=True)
     if shell == "fish":
         script = f"{made.stdout}\ncomplete --do-complete 'captioner caption --model show_t'"
-    else:  # its completion works only at a prompt, so that what it would be handed is looked at
+    else:  # it completes only at a prompt, so its input is checked
         script = (
             "compdef() { print $2 }; _arguments() { print -r -- $1 }; CURRENT=4\n"
             f"{made.stdout}\nwords=(captioner caption --model show_t); _captioner_completion"

@@ -94,13 +94,13 @@ class Watch:
         )
 
     def run(self, program: str, *arguments: object) -> None:
-        """Run Python on a program to its end, which must be a good one."""
+        """Run Python on a program to its end, which must succeed."""
         with self.start(program, *arguments) as process:
             out, err = process.communicate()
         assert process.returncode == 0, out + err
 
     def connections(self) -> list[str]:
-        """Return what was connected to that is not on this machine."""
+        """Return the connections to other machines."""
         found = [line.removeprefix("connect ") for line in self._logged() if line.startswith("connect ")]
         found = [value for value in found if not _LOCAL.search(value)]
         if self.trace.is_file():
@@ -109,7 +109,7 @@ class Watch:
         return found
 
     def written(self) -> list[str]:
-        """Return what was written outside the output and the folder of temporary files, the home folder as ``~``."""
+        """Return the files written outside the output and the folder of temporary files, the home folder as ``~``."""
         found = {eval(line.removeprefix("write ")) for line in self._logged() if line.startswith("write ")}
         found |= {str(path) for path in self.home.rglob("*") if not path.is_dir()}
         outside = (path for path in found if not path.startswith(("/dev/", "/proc/", *map(str, self.places))))
@@ -121,7 +121,7 @@ class Watch:
 
 @pytest.fixture
 def watch(tmp_path: Path) -> Iterator[Watch]:
-    """A watch over nothing yet."""
+    """A watch before any command."""
     folder = tmp_path / "watched"
     folder.mkdir()
     watch = Watch(folder)
@@ -243,7 +243,7 @@ def test_a_command_connects_to_nothing_and_writes_only_its_output(
 def test_ray_sends_no_statistics(watch: Watch, things: dict[str, Any]) -> None:
     pytest.importorskip("ray")
     watch.run(_PROGRAM, "bulk", things["photos"], "-o", "rows", "--model", things["model"], "--ray", "--workers", 1)
-    # It looks for the cloud that it runs in, on the addresses that every cloud has for that, and for its own address.
+    # It searches for its cloud at the metadata addresses of all clouds, and for the address of this machine.
     own = re.compile(r"metadata\.google\.internal|169\.254\.169\.254|8\.8\.8\.8")
     looked_up = {found for found in watch.connections() if not found.startswith("inet") and not own.search(found)}
     assert not any("ray.io" in found for found in looked_up)

@@ -22,7 +22,7 @@ Code = Callable[..., int]
 
 @pytest.fixture
 def code(model: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Code:
-    """Run a command with streams of one's own, and return its exit code."""
+    """Run a command with given streams, and return its exit code."""
 
     def call(*arguments: object, stdout: TextIO | None = None, stderr: TextIO | None = None) -> int:
         monkeypatch.setattr(sys, "stdout", stdout)

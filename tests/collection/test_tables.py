@@ -21,7 +21,7 @@ parquet = pytest.importorskip("pyarrow.parquet")
 
 
 def read(path: Path, column: str | None = None) -> tuple[list[bytes | str], str]:
-    """Return the images of a file's first group, and why it breaks off."""
+    """Return the images of a file's first group, and the reason if it is not read to its end."""
     found: list[bytes | str] = []
     with open(path, "rb") as file:
         table = open_table(file)

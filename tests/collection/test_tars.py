@@ -27,7 +27,7 @@ Found = list[tuple[str, bytes | str]]
 
 
 def read(data: bytes) -> tuple[Found, str]:
-    """Return what a tar file gives, and why it breaks off."""
+    """Return the images of a tar file, and the reason if it is not read to its end."""
     found: Found = []
     try:
         for image in images_in_tar(lambda: nullcontext(io.BytesIO(data))):
@@ -62,7 +62,7 @@ def header(name: str, size: int, kind: bytes = tarfile.REGTYPE) -> bytes:
 
 
 def claims(data: bytes) -> tuple[Found, str, int]:
-    """Return what a tar file gives, why it breaks off, and the most bytes that took."""
+    """Return the images of a tar file, the reason if it is not read to its end, and the peak memory."""
     tracemalloc.start()
     found, why = read(data)
     peak = tracemalloc.get_traced_memory()[1]

@@ -107,7 +107,7 @@ def sequence(width: int, height: int, draw: random.Random) -> bytes:
     put(high - 1, 4)
     put(width - 1, wide)
     put(height - 1, high)
-    bits += "1" * 40  # what follows must not matter
+    bits += "1" * 40  # the rest must not matter
     bits += "0" * (-len(bits) % 8)
     return int(bits, 2).to_bytes(len(bits) // 8, "big")
 
@@ -228,7 +228,7 @@ def test_a_coded_image_has_the_size_in_its_own_header(seed: int) -> None:
 def test_a_grid_counts_its_parts_and_their_transparency(seed: int) -> None:
     draw = random.Random(seed)
     sizes = {item: (draw.randrange(100, 3000), draw.randrange(100, 3000)) for item in (1, 2, 3, 4, 5)}
-    small = (70, 70)  # counts as the least
+    small = (70, 70)  # counts as the minimum
     items = {item: (b"grid" if item == 1 else b"hvc1", [bytes(9)]) for item in (1, 2, 3, 4, 5, 6)}
     references = [(b"dimg", 1, [2, 3, 6]), (b"auxl", 4, [1]), (b"thmb", 5, [1])]
     total, largest = coded_pixels(pack(items, {**sizes, 6: small}, references, draw), "a.heic")

@@ -177,7 +177,7 @@ def test_no_file_is_opened_without_checks(data: CaptionData) -> None:
 def test_repeated_and_empty_captions_and_problems_are_counted(data: CaptionData) -> None:
     report = inspect(data)
     assert (report.repeated_captions.count, report.repeated_captions.first) == (1, ("c",))  # "the cat", "The Cat"
-    assert report.empty_captions == 2  # "..." of d, and the one that the reader dropped
+    assert report.empty_captions == 2  # "..." of d, and one that the reader skipped
     assert (report.problems.count, report.problems.first[1]) == (2, "set.csv:12: bad")
 
 

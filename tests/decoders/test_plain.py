@@ -14,7 +14,7 @@ from tests.builders import FEATURES, WORDS, build_memory, build_tokens
 
 
 class Gru(Decoder):
-    """A GRU that starts from the pooled vector, and attends evenly if ``attends``."""
+    """A GRU that starts from the pooled vector, and attends uniformly if ``attends``."""
 
     Config = DecoderConfig
     attends = False
@@ -31,8 +31,8 @@ class Gru(Decoder):
     def step(self, tokens: Tensor, state: State) -> Step:
         h = self.cell(self.words(tokens).flatten(0, 1), state.hypotheses["h"].flatten(0, 1)).view(*tokens.shape, -1)
         places = state.images["vectors"].shape[1]
-        even = h.new_full((*tokens.shape, places), 1 / places) if self.attends else None
-        return Step(self.output(h), even, State({"h": h}, state.images))
+        uniform = h.new_full((*tokens.shape, places), 1 / places) if self.attends else None
+        return Step(self.output(h), uniform, State({"h": h}, state.images))
 
 
 def build(*, attends: bool = False) -> Gru:

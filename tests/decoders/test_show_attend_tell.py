@@ -217,7 +217,7 @@ def test_the_loss_with_hard_attention_is_section_4_1_with_soft_attention_as_base
 
         def sampler(images: int, captions: int, places: tuple[int, ...] = places) -> Any:
             steps = iter(places)
-            # The second caption of an image uses the expected vector, which is no choice.
+            # The second caption of an image uses the expected vector, which is not sampled.
             return lambda alpha: torch.tensor([next(steps), -1]).expand(alpha.shape[:2])
 
         decoder.sampler = sampler  # type: ignore[method-assign]

@@ -41,7 +41,7 @@ def tiny(**settings: Any) -> Detector:
 def target(
     boxes: list[list[float]] | None = None, labels: list[int] | None = None, **changes: Any
 ) -> dict[str, Tensor]:
-    """Describe an image in which all is boxed, unless changed."""
+    """Describe an image whose objects all have boxes, unless changed."""
     none = torch.empty(0, 4)
     return {
         "boxes": torch.tensor(boxes) if boxes else none,
@@ -61,7 +61,7 @@ def save(folder: Path, detector: Detector, *, half: bool = False) -> Path:
 
 
 def squares(count: int, seed: int, size: int = SIZE) -> tuple[Tensor, list[dict[str, Tensor]]]:
-    """Draw a red or green square on grey; pixels are like normalised ones."""
+    """Draw a red or green square on grey, in the range of normalised pixels."""
     chance = random.Random(seed)
     images, targets = torch.zeros(count, 3, size, size), []
     for image in images:
@@ -87,7 +87,7 @@ def test_background_has_no_gradient_on_unlisted_classes() -> None:
     assert logits.grad is not None
     hidden = torch.cat([torch.zeros(6, 1).bool(), ~listed & (labels == 0).unsqueeze(1)], dim=1)
     assert hidden.sum() == 6 and (logits.grad[hidden] == 0).all() and (logits.grad[~hidden][1:] != 0).any()
-    assert logits.grad[2, 0] == 0  # where nothing is listed, nothing is learned of the background
+    assert logits.grad[2, 0] == 0  # without listed classes, the background has no gradient
 
 
 def test_covered_is_half_of_ones_own_area() -> None:
@@ -162,7 +162,7 @@ def test_proposals_in_ignored_regions_have_no_loss() -> None:
     losses["loss_classifier"].backward()
     bias = detector.roi_heads.box_predictor.inner.cls_score.bias
     assert isinstance(bias, Tensor) and bias.grad is not None
-    assert bias.grad[1] < 0 < bias.grad[0]  # the one thing is learned; nothing speaks for the background
+    assert bias.grad[1] < 0 < bias.grad[0]  # only the boxed class is learned, not the background
 
 
 def test_batch_normalisation_keeps_its_statistics_and_the_rest_is_trained() -> None:
@@ -264,7 +264,7 @@ def test_a_missing_detector_is_explained(monkeypatch: pytest.MonkeyPatch, tmp_pa
         shipped_detector()
     save(tmp_path / "assets" / "detector", tiny())
     assert shipped_detector() == tmp_path / "assets" / "detector"
-    assert not shipped()  # it is no captioner
+    assert not shipped()  # it is not a captioner
 
 
 def test_a_backbone_without_the_maps_is_refused() -> None:
@@ -296,7 +296,7 @@ def script(repository: Path) -> ModuleType:
     spec = importlib.util.spec_from_file_location("train_detector", repository / "scripts" / "train_detector.py")
     assert spec is not None and spec.loader is not None
     module = importlib.util.module_from_spec(spec)
-    sys.modules["train_detector"] = module  # its dataclasses look themselves up
+    sys.modules["train_detector"] = module  # its dataclasses need the module in sys.modules
     spec.loader.exec_module(module)
     return module
 

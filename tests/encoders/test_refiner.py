@@ -28,12 +28,12 @@ def build(*, features: int = FEATURES, **settings: Any) -> TransformerRefiner:
     return refiner
 
 
-LATER = {  # what came after the Transformer, on a grid
+VARIANTS = {  # options from papers after the Transformer, on a grid
     "relative": {"relative": True, "geometry": False},
     "convolution": {"convolution": 3},
     "conformer": {"relative": True, "convolution": 3, "half_steps": True, "activation": "silu"},
 }
-later = pytest.mark.parametrize("settings", [{}, *LATER.values()], ids=["plain", *LATER])
+variants = pytest.mark.parametrize("settings", [{}, *VARIANTS.values()], ids=["plain", *VARIANTS])
 
 
 def on_grid(memory: Memory) -> Memory:
@@ -88,7 +88,7 @@ def test_order_is_the_encoding_of_the_words_of_a_sentence() -> None:
     close(sighted(memory).vectors, blind(encoded).vectors)
 
 
-@later
+@variants
 def test_masked_vectors_have_no_influence_and_no_gradient(settings: dict[str, Any]) -> None:
     refiner, memory = build(**settings), on_grid(build_memory())
     assert memory.mask is not None
@@ -101,7 +101,7 @@ def test_masked_vectors_have_no_influence_and_no_gradient(settings: dict[str, An
     assert not gradient[hidden.expand_as(gradient)].any() and gradient.any()
 
 
-@later
+@variants
 def test_a_fully_masked_image_is_finite_and_does_not_affect_others(settings: dict[str, Any]) -> None:
     refiner, memory = build(**settings), on_grid(build_memory())
     assert memory.mask is not None
@@ -115,7 +115,7 @@ def test_a_fully_masked_image_is_finite_and_does_not_affect_others(settings: dic
     close(refined.pooled[others], refiner(memory).pooled[others])
 
 
-@later
+@variants
 @pytest.mark.parametrize("norm", ["pre", "post"])
 def test_gradients_reach_every_parameter(norm: str, settings: dict[str, Any]) -> None:
     refiner, memory = build(features=5, norm=norm, **settings), build_memory()
@@ -126,7 +126,7 @@ def test_gradients_reach_every_parameter(norm: str, settings: dict[str, Any]) ->
     } == set()
 
 
-@later
+@variants
 def test_it_is_the_same_from_a_file_and_packed(settings: dict[str, Any], tmp_path: Path) -> None:
     refiner, memory = build(**settings).float(), on_grid(build_memory()).to(dtype=torch.float32)
     expected = refiner(memory).vectors
@@ -140,7 +140,7 @@ def test_it_is_the_same_from_a_file_and_packed(settings: dict[str, Any], tmp_pat
             assert (packed(refiner, dtype)(memory).vectors - expected).norm() <= bound * expected.norm()
 
 
-@pytest.mark.parametrize("settings", LATER.values(), ids=list(LATER))
+@pytest.mark.parametrize("settings", VARIANTS.values(), ids=list(VARIANTS))
 def test_relative_positions_and_convolution_need_a_grid(settings: dict[str, Any]) -> None:
     memory = build_memory()
     with pytest.raises(ConfigError, match=r"needs a grid; leave it out for regions, or set axes to 1"):
@@ -148,7 +148,7 @@ def test_relative_positions_and_convolution_need_a_grid(settings: dict[str, Any]
     assert build(**settings, axes=1)(memory).vectors.isfinite().all()
 
 
-@later
+@variants
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 def test_16_bits_and_autocast_refine_nearly_the_same(dtype: torch.dtype, settings: dict[str, Any]) -> None:
     refiner, memory = build(features=FEATURES, size=12, **settings), on_grid(build_memory())

@@ -202,7 +202,7 @@ def test_rollout_is_the_naive_one() -> None:
 
     inner = decoder
     y = (inner.embedding.weight[words] * 8**0.5 + sinusoidal(4, 8)).detach().numpy()  # type: ignore[index, operator]
-    # For every word: how much of each place, and of each word read, is in its vector.
+    # For every word: the share of each region and of each earlier word in its vector.
     of_places, of_words = np.zeros((4, 6)), np.eye(4)
     for number, block in enumerate(inner.blocks):  # type: ignore[arg-type]
         seen, weights = _attend(block.self_attention, block.around_self_attention.norm, y, None, causal=True)

@@ -132,7 +132,7 @@ def ensemble_of(models: dict[str, CaptionModel], **search: Any) -> Any:
 
 
 class Averaged:
-    """Members that take every step by themselves, for one hypothesis; what they say is averaged word by word."""
+    """Members that step separately, one hypothesis at a time; their probabilities are averaged word by word."""
 
     attends = True
 
@@ -166,7 +166,7 @@ SETTINGS: list[dict[str, Any]] = [
 @pytest.mark.parametrize("families", [("show_attend_tell", "transformer"), ("top_down", "show_tell", "transformer")])
 @pytest.mark.parametrize("settings", SETTINGS)
 def test_the_search_is_that_of_the_mean_of_probabilities(families: tuple[str, ...], settings: dict[str, Any]) -> None:
-    """Of any families, on memories of different places, with words in another order."""
+    """Of any families, on memories of different regions, with words in another order."""
     config, ended = SearchConfig(**settings), set()
     orders = [list(range(SIZE)), [0, 1, 2, 3, *range(SIZE - 1, 3, -1)], [0, 1, 2, 3, 12, *range(4, 12)]]
     memories = Memories((build_memory(), build_memory(places=4, seed=3)))
@@ -321,7 +321,7 @@ def test_each_encoder_gets_the_same_input_as_alone(encoders: dict[str, Encoder])
     ("names", "shown"),
     [
         (["grid", "grid", "grid"], [0, 1, 2]),
-        (["grid", "other weights", "larger"], [0, 1]),  # the same places by another encoder, and a finer grid
+        (["grid", "other weights", "larger"], [0, 1]),  # the same cells by another encoder, and a finer grid
         (["cropped", "grid", "cropped"], [0, 2]),  # as many cells of another part of the image
         (["regions", "grid", "regions"], [0, 2]),
         (["both", "regions", "grid"], [0]),

@@ -207,7 +207,7 @@ def test_generated_words_are_scored_by_their_attention(data: dict[str, Path], mo
     assert (found.words, found.photos, found.absent) == (2, 2, 0)
     values = {name: interval.value for name, interval in found.scores.items()}
     assert values["pointing"] == values["mass"] == 0.5
-    # The box of the second dog covers the right region; padding is not a place.
+    # The box of the second dog covers the right region; padding is not a region.
     assert values["pointing, uniform"] == values["mass, uniform"] == 0.5
     assert (found.scores["mass"].low, found.scores["mass"].high) == (0.0, 1.0)
 

@@ -55,7 +55,7 @@ class Tiny(Encoder):
 
 
 class Found(Tiny):
-    """As many quarters as an image's first pixel determines, as labelled regions; other values in the other places."""
+    """As many quarters as an image's first pixel determines, as labelled regions; other values in the padding."""
 
     grid = None
     classes = ("dark", "light")
@@ -422,7 +422,7 @@ def test_a_store_of_regions_holds_boxes_labels_and_scores(tmp_path: Path, images
     assert torch.equal(memory.labels, expected.labels) and set(memory.labels.flatten().tolist()) == {-1, 0, 1}
     assert torch.equal(memory.scores, expected.scores)
     torch.testing.assert_close(memory.vectors, expected.vectors, rtol=0, atol=0.004)
-    for row in range(5):  # the mean of the unmasked places only
+    for row in range(5):  # the mean of the unmasked regions only
         torch.testing.assert_close(
             memory.pooled[row], expected.vectors[row, expected.mask[row]].mean(0), rtol=0, atol=0.004
         )

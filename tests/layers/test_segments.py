@@ -51,7 +51,7 @@ def decoder_of(**settings: Any) -> TransformerXL:
 
 
 def memory_of(lengths: list[int]) -> Memory:
-    """Make the vectors of lines, padded with what must not matter."""
+    """Make the vectors of lines, with random padding, which must have no influence."""
     mask = torch.arange(max(lengths)) < torch.tensor(lengths).unsqueeze(1)
     vectors = randoms(len(lengths), max(lengths), FEATURES).masked_fill(~mask.unsqueeze(-1), 7.0)
     return Memory(vectors, vectors[:, 0], mask)
@@ -66,7 +66,7 @@ def words_of(lengths: list[int]) -> Tensor:
 
 
 def reach_of(lengths: list[int], reach: int) -> Tensor:
-    """Return which words of a text each of its words may attend to: those of its line and of the lines before it."""
+    """Return which words of a text each of its words may attend to: those of its line and of previous lines."""
     line = torch.tensor([number for number, length in enumerate(lengths) for _ in range(length)])
     apart = line.unsqueeze(1) - line
     return (apart >= 0) & (apart <= reach)
@@ -141,7 +141,7 @@ def test_lines_are_written_as_one_text_with_the_same_reach(reach: int, norm: str
     batch_context = BatchContext.of(previous, torch.tensor(LENGTHS))
     close(decoder(memory, tokens.unsqueeze(1), batch_context).logits, by_line)
 
-    # One caption of all words, each of which sees the cells of its own line.
+    # One caption of all words, each of which attends to the cells of its line.
     assert memory.mask is not None
     real = tokens != PAD
     x = decoder.embedding(tokens[real]) * decoder.config.size**0.5
@@ -213,7 +213,7 @@ def test_there_is_no_gradient_through_previous_lines(part: str) -> None:
 
 
 def test_the_weights_learn_from_the_context() -> None:
-    """A key of a line before has no gradient, but the matrix that makes it has."""
+    """A key of a previous line has no gradient, but the matrix that computes it has."""
     decoder, memory, tokens = decoder_of(), memory_of(PLACES), torch.arange(4, 9).unsqueeze(1)
     context = BatchContext.of(previous_lines([True] + [False] * 4, 2), torch.tensor([1] * 5))
     gradients = []

@@ -31,7 +31,7 @@ def small(settings: dict[str, Any]) -> EncoderBlockConfig:
 
 
 def scattered(module: nn.Module, seed: int = 0) -> Any:
-    """Draw all weights at random, so that no bias is zero and no norm is one."""
+    """Draw all weights at random, so no bias is zero and no norm is one."""
     random = torch.Generator().manual_seed(seed)
     module = module.double()
     with torch.no_grad():
@@ -85,7 +85,7 @@ def torch_decoder(block: DecoderBlock, config: BlockConfig) -> nn.TransformerDec
 def naive_attention(attention: Attention, x: Tensor, memory: Tensor, seen: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Compute section 3.2's equation (1), a query and a head at a time, in numpy.
 
-    From the mask seen (B, Q, N) it returns the concatenated heads (B, Q, S) and the weights (B, H, Q, N).
+    From the mask (B, Q, N) it returns the concatenated heads (B, Q, S) and the weights (B, H, Q, N).
     """
     w_q, w_kv = attention.query.weight.detach().numpy(), attention.key_value.weight.detach().numpy()
     w_k, w_v = w_kv[:SIZE], w_kv[SIZE:]

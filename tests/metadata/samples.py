@@ -51,7 +51,7 @@ def exiftool(*arguments: str | Path) -> bytes:
 
 
 def tags(*paths: Path) -> list[dict[str, Any]]:
-    """Return all metadata of files as exiftool reads it, by group and name, with what it finds wrong."""
+    """Return all metadata of files as exiftool reads it, by group and name, with the faults that it finds."""
     return json.loads(exiftool("-j", "-G1", "-a", "-validate", "-warning", "-error", "-all:all", *paths))
 
 

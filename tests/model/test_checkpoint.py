@@ -53,7 +53,7 @@ def folder(tmp_path: Path) -> Path:
 
 
 def older(folder: Path) -> Path:
-    """Make the folder one of an older version, whose config lists no files, so that what is in them decides."""
+    """Turn the folder into one of an older version, whose config lists no files, so their content decides."""
     config = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
     del config["files"]
     (folder / CONFIG).write_text(json.dumps(config), encoding="utf-8")
@@ -236,7 +236,7 @@ def test_shipped_models_are_found_by_name(tmp_path: Path, monkeypatch: pytest.Mo
     monkeypatch.setattr("captioner.store.names.PACKAGE", tmp_path / "captioner")
     with pytest.raises(CheckpointError, match="no model comes with this copy"):
         locate()
-    (tmp_path / "assets" / "examples").mkdir(parents=True)  # no model
+    (tmp_path / "assets" / "examples").mkdir(parents=True)  # not a model
     in_checkout = save_model(tmp_path / "assets" / DEFAULT, tiny_model())
     assert shipped() == {DEFAULT: in_checkout} and locate() == locate(DEFAULT) == in_checkout
     packaged = save_model(tmp_path / "captioner" / "assets" / DEFAULT, tiny_model())

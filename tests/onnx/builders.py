@@ -18,7 +18,7 @@ from captioner.text.vocabulary import Vocabulary
 from tests.builders import SMALL
 
 BLOCKS = {"blocks": 1, "size": 8, "heads": 2, "feed_forward": 12}
-#: every family, and what a family can be besides
+#: every family, and variants of families
 VARIANTS: dict[str, dict[str, Any]] = {
     name: {"decoder": {"name": name}} for name in DECODERS if name != "transformer_xl"
 } | {

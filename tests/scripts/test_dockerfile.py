@@ -46,7 +46,7 @@ def test_nothing_else_is_sent_to_the_build(lines: list[str], repository: Path) -
     ignored = (repository / "scripts" / "Dockerfile.dockerignore").read_text(encoding="utf-8").splitlines()
     assert ignored[next(number for number, line in enumerate(ignored) if line[:1] != "#")] == "*"
     assert {line[1:] for line in ignored if line.startswith("!")} == copied(lines)
-    # What is left out of the folders is what the wheel leaves out, too.
+    # The same files of these folders are left out as in the wheel.
     project = tomllib.loads((repository / "pyproject.toml").read_text(encoding="utf-8"))
     excluded = [line for line in ignored if line[:1] not in ("#", "!", "*")]
     assert excluded == project["tool"]["hatch"]["build"]["targets"]["wheel"]["exclude"]

@@ -30,7 +30,7 @@ TEXTS = [
 LEARNED = Subwords.learn(TEXTS, merges=25)
 
 
-BYTES = sorted(ByteLevel.alphabet())  # tokenizers' characters for bytes, in the order of their numbers
+BYTES = sorted(ByteLevel.alphabet())  # tokenizers' characters for bytes, in the order of their indices
 
 
 def naive_merges(texts: list[str], merges: int) -> list[tuple[str, str]]:

@@ -21,7 +21,7 @@ from tests.training.conftest import listening
 
 
 class Noise(nn.Dropout):
-    """Stands in for an objective; the loop sets how much of the run is done."""
+    """A substitute for an objective; the loop sets ``done``."""
 
     done = 0.0
 

@@ -54,7 +54,7 @@ def test_penalty_is_equation_14_averaged() -> None:
 
 
 def test_absent_captions_do_not_count() -> None:
-    attention = torch.full((2, 4), 0.5)  # each place gets a total attention of one
+    attention = torch.full((2, 4), 0.5)  # each cell gets a total attention of one
     alone = Captions.collate([[[1, 4, 2]]])
     beside_nothing = Captions(torch.cat([alone.inputs, torch.zeros_like(alone.inputs)], dim=1), alone.targets)
     assert doubly_stochastic_penalty(attention, beside_nothing.inputs) == 0

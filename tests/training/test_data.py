@@ -43,7 +43,7 @@ def test_images_without_splits_are_divided_by_their_names(tmp_path: Path) -> Non
     assert read(whole) == (train, dev, said) and read(whole, "seed=5")[:2] == (train, dev)
     assert len(read(whole, "data.dev_share=0.5")[1]) == 50 and len(read(whole, "data.dev_share=0.999")[0]) == 1
     more = read(table(tmp_path / "more", ["image,caption", *rows_of(101)]))
-    assert len(dev - more[1]) <= 1  # those of the others stay
+    assert len(dev - more[1]) <= 1  # the others keep theirs
 
 
 def test_a_split_that_exists_is_taken(tmp_path: Path) -> None:

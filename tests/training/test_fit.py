@@ -308,7 +308,7 @@ def test_a_bad_image_does_not_end_a_run_from_images(tiny: Path, tmp_path: Path) 
 
 
 def test_bad_dev_images_are_reported_once_and_not_scored(tiny: Path, tmp_path: Path) -> None:
-    for number in range(25, 32):  # the other one is scored as by itself, in which case CIDEr is 0
+    for number in range(25, 32):  # only one image is left, so its CIDEr is 0
         (tmp_path / f"{number}.png").unlink()
     events, heard = listening()
     run(tiny, ["epochs=2", "fine_tune.from_epoch=1"], output=tmp_path / "run", events=events)
@@ -525,7 +525,7 @@ def test_training_continued_with_new_words_must_beat_the_start(tiny: Path, image
     records = [json.loads(line) for line in (tmp_path / "second" / "log.jsonl").read_text().splitlines()]
     scores = [record["dev"]["CIDEr"] for record in records if "dev" in record]
     assert max(scores) > scores[0]
-    # What learns nothing gives back the start.
+    # Without improvement the start model is the result.
     changes = [f"start={first}", "epochs=2", "optimiser.learning_rate=1e-9", "model.decoder.hidden=64"]
     third = run(tiny, changes, output=tmp_path / "third", events=events)
     assert any("start' keeps its own settings: decoder.hidden is 16, not 64" in line for line in heard)

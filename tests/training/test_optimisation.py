@@ -50,7 +50,7 @@ def test_gradients_of_several_batches_are_one_step(tmp_path: Path) -> None:
 
 
 class Gaps(Line):
-    """Has batches with nothing to learn from: those whose numbers are given."""
+    """Has empty batches, at the given numbers."""
 
     empty: ClassVar[set[int]] = set()
 

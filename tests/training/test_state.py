@@ -20,7 +20,7 @@ from captioner.training.state import RunProgress, load_state, read_settings, sav
 
 
 class Training:
-    """A model of two layers, and what is saved of its training."""
+    """A model of two layers and the state of its training."""
 
     def __init__(self, width: int = 3) -> None:
         self.model = nn.Sequential(nn.Linear(2, width), nn.Linear(width, 1))

@@ -212,7 +212,7 @@ def test_a_resumed_run_reads_what_the_teacher_wrote(
         resumed("is missing")
         (output / FILE).write_bytes(written)
         config = json.loads((own / "config.json").read_text())
-        config["about"] = {}  # a new card is no new teacher
+        config["about"] = {}  # a new card does not make a new teacher
         (own / "config.json").write_text(json.dumps(config))
         run(tiny, changes, output=output, resume=True)
         config["model"]["search"]["length_normalisation"] = 0.0

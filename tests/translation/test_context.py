@@ -69,7 +69,7 @@ def test_lines_that_come_one_by_one_are_lines_at_once(part: str) -> None:
     expected = translator(text, context=2)
     for batch_size in (2, 5):
         assert_all_same(list(translator.stream(text, context=2, batch_size=batch_size)), expected)
-    # A text without words parts what comes before it from what follows.
+    # A text without words separates the texts before and after it.
     assert_all_same(expected[3:7], translator(TEXT[:4], context=2))
     assert not expected[2].tokens and expected[2].source == ""
     assert_all_same(expected[:1], translator(text[:1]))

@@ -15,7 +15,7 @@ from captioner.translation.pairs import LengthSampler, Pair, collate, read_paral
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    """Two pairs, in a folder of their own."""
+    """Two pairs in a folder."""
     folder = tmp_path / "mini"
     folder.mkdir()
     (folder / "train.en").write_text("A dog.\nTwo men run.\n", encoding="utf-8")

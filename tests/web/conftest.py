@@ -36,7 +36,7 @@ def encoded(kind: str = "JPEG", size: tuple[int, int] = (80, 60), seed: int = 0,
 
 
 def until(happens: Callable[[], object], seconds: float = 10) -> None:
-    """Wait until something is so, and fail if it is not in time."""
+    """Wait until a condition holds, and fail if it does not in time."""
     end = time.monotonic() + seconds
     while not happens():
         assert time.monotonic() < end
@@ -59,7 +59,7 @@ def listening(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., str]]:
     def briefly(seconds: float) -> Coroutine[Any, Any, None]:
         return asyncio.sleep(min(seconds, 0.005))
 
-    # A server looks every 0.1 s whether it is to stop, and then waits for 0.1 s.
+    # A server checks every 0.1 s whether to stop, and then waits for 0.1 s.
     monkeypatch.setattr("uvicorn.server.asyncio", SimpleNamespace(**{**vars(asyncio), "sleep": briefly}))
     servers: list[tuple[Any, threading.Thread]] = []
 
@@ -91,7 +91,7 @@ def browser() -> Iterator[Any]:
 
 @pytest.fixture(scope="module")
 def others() -> Captioner:
-    """A model that says other things than the first."""
+    """A model whose captions differ from those of the first."""
     model = tiny_model()
     model.decoder.output.bias.data.roll(1)
     return Captioner.from_model(model, device="cpu", width=1, min_words=4)

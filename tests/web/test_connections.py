@@ -67,7 +67,7 @@ def connect(no_errors: None, shared: Batches, listening: Callable[..., str]) -> 
 
 
 def answer(connection: socket.socket) -> bytes:
-    """Return all that comes until the server closes the connection."""
+    """Return all bytes until the server closes the connection."""
     received = b""
     try:
         while part := connection.recv(1 << 16):
@@ -78,7 +78,7 @@ def answer(connection: socket.socket) -> bytes:
 
 
 def send(connection: socket.socket, content: bytes) -> None:
-    """Send what the server may not take."""
+    """Send data that the server may not accept."""
     with suppress(OSError):
         connection.sendall(content)
 
@@ -109,7 +109,7 @@ def test_head_is_get_without_the_body(connect: Callable[[], socket.socket]) -> N
 def test_idle_connections_leave_room_for_others(connect: Callable[[], socket.socket]) -> None:
     idle = [connect() for _ in range(60)]
     assert healthy(connect)
-    # One address has half of the places; the oldest were told to make room.
+    # One address may have half of the connections; the oldest were closed.
     assert all(status(answer(one)) == 503 for one in idle[:40])
 
 

@@ -24,7 +24,7 @@ def decoding() -> Any:
 
 
 class Held:
-    """Work that counts how much of it is done at once, and waits."""
+    """Work that counts how many run at once, and waits."""
 
     def __init__(self) -> None:
         self.go, self.now, self.peak, self.lock = threading.Event(), 0, 0, threading.Lock()

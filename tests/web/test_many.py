@@ -24,7 +24,7 @@ def many(tmp_path: Path) -> list[Path]:
 
 @pytest.fixture
 def page(show: Any, many: list[Path]) -> Any:
-    """The page with a grid of seven captions and a file that is no image."""
+    """The page with a grid of seven captions and a file that is not an image."""
     page = show(viewport={"width": 1000, "height": 800}, reduced_motion="reduce")
     page.set_input_files("#files", many)
     page.wait_for_function(COUNTED.format(8))

@@ -34,7 +34,7 @@ Evaluate = Callable[..., Any]
 
 @pytest.fixture(scope="module")
 def evaluate() -> Iterator[Evaluate]:
-    """Call a function in JavaScript that sees the scripts."""
+    """Call a function in JavaScript next to the scripts."""
     with launched() as browser:
         page = browser.new_page()
         page.add_script_tag(content=joined(SCRIPTS))
@@ -109,7 +109,7 @@ def test_files_are_read_as_python_reads_them(evaluate: Evaluate, name: str, cont
 
 
 class Table:
-    """A decoder whose next words depend on the last word and on how many there are, as a table has them."""
+    """A decoder whose next words depend on the last word and on the number of words, by a table."""
 
     def __init__(self, seed: int) -> None:
         random = np.random.default_rng(seed)
