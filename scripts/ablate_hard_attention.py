@@ -1,11 +1,11 @@
-"""Caption a data set with hard attention at other cells than its own, to measure what its choice is worth.
+"""Caption a data set by hard attention with other choices of the cells, to measure the gain of the model's choice.
 
 Example: python scripts/ablate_hard_attention.py hard_attention data/flickr8k -o runs/cells
          captioner benchmark random=runs/cells/random.json chosen=runs/cells/chosen.json \
              expected=runs/cells/expected.json --data data/flickr8k --split dev -o runs/cells
 
 Writes captions in COCO's results format: ``chosen`` is the model's own most probable cell, ``random`` a cell drawn
-evenly in each step, ``drawn`` a cell drawn from the weights, and ``expected`` the expected vector of soft attention.
+uniformly in each step, ``drawn`` a cell drawn from the weights, and ``expected`` the expected vector of soft attention.
 """
 
 from __future__ import annotations

@@ -5,8 +5,8 @@
 
 It serves the folder on this machine, opens the page in a new profile each time, adds an example at once and then the
 others, one after the other. It prints a table in Markdown; needs playwright and Linux. --cores limits the browser's
-cores. Next to the seconds of a clock, the table has those of the processor in all processes of the browser: where other
-programs run at the same time, they are closer to what the clock would show without these.
+cores. The table has the wall-clock time, and the processor time of all processes of the browser: if other programs run
+at the same time, it is closer to the wall-clock time without them.
 """
 
 from __future__ import annotations

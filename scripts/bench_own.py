@@ -1,4 +1,4 @@
-"""Measure training on one's own images: COCO's stand in for them, with captions before and after.
+"""Measure training on own images, for which COCO's are a substitute: captions before and after.
 
     python scripts/bench_own.py --coco data/coco/dataset_coco.json --start runs/flickr8k/best --output runs/own
 

@@ -1,4 +1,4 @@
-"""Convert model folders from before refiners were parts of their own: ``decoder.refiner.*`` becomes ``refiner.*``.
+"""Convert model folders of older versions, whose refiner was part of the decoder (``decoder.refiner.*``).
 
 Example: python scripts/convert_refiner.py runs/mine/best
 """

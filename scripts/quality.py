@@ -45,7 +45,7 @@ def write(table: Table) -> str:
 
 
 def number(value: Any) -> float:
-    """Return what a cell is compared by, as it is printed; minus infinity for a text or an empty cell."""
+    """Return the number by which a cell is compared, as it is printed; minus infinity for a text or an empty cell."""
     if isinstance(value, dict):
         value = value.get("value", value.get("difference"))
     return round(float(value), 1) if isinstance(value, (int, float)) else -float("inf")

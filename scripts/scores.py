@@ -150,7 +150,7 @@ def _scores(benchmark: Record) -> Record:
 
 
 def identity(folder: Path) -> Record:
-    """Return what the scores of a model depend on: the SHA-256 of its files, and its search."""
+    """Return the values that determine the scores of a model: the SHA-256 of its files, and its search."""
     config = read_config(folder)
     return {
         "files": {name: listed["sha256"] for name, listed in config[FILES].items()},

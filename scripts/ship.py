@@ -38,7 +38,8 @@ import cards
 import scores
 
 ASSETS = Path(__file__).resolve().parent.parent / "assets"
-WIDTHS, JUDGED, WORTH = (3, 5), (10, 20), 0.003  # beams, those with consensus too, and what a wider one must gain
+WIDTHS, CONSENSUS_WIDTHS = (3, 5), (10, 20)  # beam widths; the second ones are tried only with consensus
+MIN_GAIN = 0.003  # of a wider beam over a narrower one
 PRUNE = 3.0  # of a beam with consensus, chosen once by docs/protocol.md
 TRANSLATOR_WIDTHS = (1, 3, 5)
 CAPTIONER_NORMALISATION, TRANSLATOR_NORMALISATION = 0.7, 1.0
@@ -79,7 +80,7 @@ def captioner(runs: list[Path], name: str, data: Path) -> Path:
         with tempfile.TemporaryDirectory() as temporary:
             folder = save_model(Path(temporary) / "model", load_model(source), dtype=torch.int8, half=())
             model = load_model(folder)
-        widths = (*WIDTHS, *JUDGED) if model.consensus is not None else WIDTHS
+        widths = (*WIDTHS, *CONSENSUS_WIDTHS) if model.consensus is not None else WIDTHS
         by_width = {width: selection_score(source, model, width, data) for width in widths}
         width = chosen_width(by_width)
         if best is None or by_width[width] > best[0]:
@@ -88,12 +89,15 @@ def captioner(runs: list[Path], name: str, data: Path) -> Path:
     score, width, source, model = best
     print(f"{name}: {source}, {search_name(width)}, {100 * score:.1f}", flush=True)
     search = {"width": width, "length_normalisation": CAPTIONER_NORMALISATION}
-    if width in JUDGED:
+    if width in CONSENSUS_WIDTHS:
         search["prune"] = PRUNE
     model.config = model.config.model_copy(update={"search": model.config.search.model_copy(update=search)})
     about = {key: value for key, value in read_config(source)["about"].items() if key not in SCORES}
     about |= {"decoder_parameters": model.decoder_size, "bits": 8, "encoder_bits": 8}
-    about["candidates"] = {"models": len(runs), "beams": [*WIDTHS, *(JUDGED if model.consensus is not None else ())]}
+    about["candidates"] = {
+        "models": len(runs),
+        "beams": [*WIDTHS, *(CONSENSUS_WIDTHS if model.consensus is not None else ())],
+    }
     folder = save_model(ASSETS / name, model, about=about, dtype=torch.int8, half=())
     if name == DEFAULT:
         print(f"{name}: {add_graphs(folder, calibrate=training_images(data / 'flickr8k'))}", flush=True)
@@ -115,14 +119,14 @@ def selection_score(source: Path, model: CaptionModel, width: int, data: Path) -
 
 
 def chosen_width(found: dict[int, float]) -> int:
-    """Return the beam width to ship: a wider one is taken only if it gains :data:`WORTH` over the one before.
+    """Return the beam width to ship: a wider beam must gain :data:`MIN_GAIN` over the width chosen so far.
 
     Args:
         found: the selection score of each width, a fraction, the narrowest first.
     """
     chosen, *wider = found
     for width in wider:
-        if round(found[width] - found[chosen], 6) >= WORTH:
+        if round(found[width] - found[chosen], 6) >= MIN_GAIN:
             chosen = width
     return chosen
 

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Run the tests that take minutes: what torch.compile makes of kernels, decoders and encoders against the plain forms,
+# Run the tests that take minutes: compiled kernels, decoders and encoders against the plain forms,
 # which needs a C++ compiler; the full METEOR table; the commands and examples of the
 # README and the documentation as they are written.
 set -euo pipefail

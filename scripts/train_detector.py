@@ -160,7 +160,7 @@ def batches(
 ) -> Iterator[tuple[Tensor, list[dict[str, Tensor]]]]:
     """Yield an epoch's batches from ``skip`` on: pixels (B, 3, S, S) and targets.
 
-    Random numbers depend on seed, epoch and image alone.
+    Random numbers depend only on seed, epoch and image.
     """
     order = list(range(len(photos)))
     random.Random(f"{options.seed} {epoch}").shuffle(order)

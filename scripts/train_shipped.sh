@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Make everything that ships again but the detector: features, models, dev scores, cards, and the README's figure and
+# Make everything that ships, except the detector, again: features, models, dev scores, cards, and the README's figure and
 # tables. Takes about seven hours on two cores; run again, it resumes.
 #
 #   scripts/train_shipped.sh DATA [RUNS] [NAME...]
@@ -9,7 +9,7 @@
 # images of docs/grounding_test.txt are in images/, their captions in captions_val.json and their boxes in
 # instances_val.json, in COCO's format with a coco_id for each image. RUNS (default: runs) takes features, logs and
 # checkpoints. NAMEs choose among the models, and all translators together; all by default. SEED (default: 0) makes
-# other members of an ensemble: give them RUNS of their own.
+# other members of an ensemble: give each its own RUNS.
 # scripts/train_detector.py makes the detector.
 set -euo pipefail
 data=${1:?usage: scripts/train_shipped.sh DATA [RUNS] [NAME...]}
@@ -39,7 +39,7 @@ features() {
     captioner features "${made[@]}" "${settings[@]}" --output "$runs/features-$1"
 }
 
-# Cross-entropy of soft attention, which tunes the encoder; boxes teach it where to look.
+# Cross-entropy of soft attention, which tunes the encoder; boxes supervise its attention.
 tune() {
     features regions
     python scripts/supervision_boxes.py "$data/boxes/instances_train.json" "$data/coco/person_boxes.json" \

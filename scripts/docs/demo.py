@@ -1,4 +1,4 @@
-"""A hook of mkdocs that adds the page of ``captioner export --web`` as ``demo/``: the site itself captions images.
+"""A hook of mkdocs that adds the page of ``captioner export --web`` as ``demo/``, so the site captions images.
 
 It takes onnxruntime-web from the user's cache and downloads nothing. Where the cache has none, the log mentions it, and
 ``demo/`` has a page with the commands that make it.

@@ -1,4 +1,4 @@
-"""Make the figures of the documentation again, from the shipped models and the example images: docs/figures.
+"""Make the figures of the documentation, from the shipped models and the example images: docs/figures.
 
 Example: python scripts/docs/figures.py
 """

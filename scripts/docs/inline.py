@@ -1,4 +1,4 @@
-"""A hook of mkdocs for what pages take from other files: diagrams, figures, tables and the changelog."""
+"""A hook of mkdocs that inserts other files into pages: diagrams, figures, tables and the changelog."""
 
 from __future__ import annotations
 

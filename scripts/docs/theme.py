@@ -1,4 +1,4 @@
-"""A hook of mkdocs for what the theme lacks: the program's icon, and a name for the search, which readers hear."""
+"""A hook of mkdocs that adds to the theme the program's icon, and a name of the search for screen readers."""
 
 from __future__ import annotations
 
