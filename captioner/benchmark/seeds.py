@@ -17,7 +17,7 @@ import numpy as np
 from captioner.benchmark.contestants import Contestant
 from captioner.benchmark.groups import Group, group
 from captioner.caption import Array
-from captioner.evaluation.sums import Measured, Sums
+from captioner.evaluation.sums import ModelSums, Sums
 
 
 @dataclass(frozen=True)
@@ -39,7 +39,7 @@ class Seeds:
 
 
 def over_seeds(
-    contestants: Sequence[Contestant], measured: Mapping[str, Measured], *, resamples: int, seed: int = 0
+    contestants: Sequence[Contestant], measured: Mapping[str, ModelSums], *, resamples: int, seed: int = 0
 ) -> Seeds | None:
     """Return means and deviations of the recipes, or ``None`` if they do not have at least two seeds in common."""
     runs: dict[str, dict[int | None, str]] = {}
@@ -60,7 +60,7 @@ def over_seeds(
     )
 
 
-def averaged(runs: Sequence[Measured]) -> tuple[Sums, ...]:
+def averaged(runs: Sequence[ModelSums]) -> tuple[Sums, ...]:
     """Return metrics that are the mean over K runs on the same images.
 
     An image's statistics are those of all runs side by side: (I, K S).

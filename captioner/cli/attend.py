@@ -110,7 +110,7 @@ def run(
     first = list(islice(found, 2 if single else 1))
     if not first:
         failures.exit()
-        raise CaptionerError(images.NOTHING)
+        raise CaptionerError(images.NO_IMAGES)
     if len(first) > 1:
         raise typer.BadParameter(
             f"{output} is one file, and there are several images; give a folder", param_hint="--output"

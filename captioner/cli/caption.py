@@ -32,7 +32,7 @@ Example: captioner caption photo.jpg --model show_attend_tell --model transforme
 Example: find . -name '*.jpg' | captioner caption - --json"""
 
 RECORD = ".captioner.jsonl"  # the rows of a folder whose captions go next to or into its photos
-_COUNTED = 10_000  # names counted for the progress bar; longer lists have no total
+_MAX_COUNTED = 10_000  # names counted for the progress bar; longer lists have no total
 
 
 def run(
@@ -145,11 +145,11 @@ def run(
         if record:
             found = record.chosen(found, lacks=library.lacks) if library else record.chosen(found)
         # A list on standard input may still be growing, so it is not read ahead.
-        first = _ahead(found, _COUNTED if bar and "-" not in given.paths else 1)
+        first = _ahead(found, _MAX_COUNTED if bar and "-" not in given.paths else 1)
         if not first and not (record and record.counts.before):
             failures.exit()
-            raise CaptionerError(images.NOTHING)
-        counted = bar and 1 < len(first) < _COUNTED and not isinstance(first[-1].data, bytes)
+            raise CaptionerError(images.NO_IMAGES)
+        counted = bar and 1 < len(first) < _MAX_COUNTED and not isinstance(first[-1].data, bytes)
         progress = stack.enter_context(bars.progress("Captioning", show=bar))
         results: Iterator[tuple[Item, Caption | ImageError]] = iter(())
         if error := _only_error(given, first):

@@ -41,12 +41,12 @@ def stderr() -> Console:
 
 # Characters that command a terminal: control characters, those that change the direction of text, and bytes that are
 # not UTF-8. Joiners stay, since emoji and several scripts need them.
-_UNSEEN = re.compile("[\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
+_UNPRINTABLE = re.compile("[\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
 
 
 def printable(text: str) -> str:
     """Escape the characters that command a terminal, as JSON does."""
-    return _UNSEEN.sub(lambda found: json.dumps(found[0])[1:-1], text)
+    return _UNPRINTABLE.sub(lambda found: json.dumps(found[0])[1:-1], text)
 
 
 class Verbosity(Enum):
@@ -194,9 +194,9 @@ def show_markdown(text: str) -> None:
                     drawn.box, drawn.show_edge, drawn.collapse_padding = SIMPLE_HEAD, False, False
                 yield drawn
 
-    class Laid(Markdown):
+    class PlainMarkdown(Markdown):
         elements: ClassVar = {**Markdown.elements, "heading_open": Title, "table_open": Rows}
 
     bold = ("h1", "h2", "h3", "table.header")
     theme = Theme({"markdown.table.border": "none", **{f"markdown.{part}": "bold" for part in bold}})
-    Console(highlight=False, emoji=False, theme=theme).print(Laid(text))
+    Console(highlight=False, emoji=False, theme=theme).print(PlainMarkdown(text))

@@ -18,7 +18,7 @@ from captioner.errors import CaptionerError, ImageError
 
 # Files that photo software and this program keep next to photos.
 _COMPANIONS = [".txt", ".caption", ".xmp", ".aae", ".json", ".jsonl", ".csv", ".html", ".md", ".ini", ".db"]
-NOTHING = "no images found; give image files, or folders that contain some"
+NO_IMAGES = "no images found; give image files, or folders that contain some"
 
 
 @dataclass(frozen=True)

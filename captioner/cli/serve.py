@@ -162,13 +162,13 @@ def run(
         rate=120 if rate is None else rate,
         local_rate=rate or 0,
     )
-    most = room()
+    max_open = room()
     config = uvicorn.Config(
         app,
-        http=protocol(most),
+        http=protocol(max_open),
         ws="none",
-        loop="asyncio",  # others accept connections in ways of their own
-        backlog=min(64, most),  # asyncio accepts so many before it counts the first
+        loop="asyncio",  # other loops accept connections differently
+        backlog=min(64, max_open),  # asyncio accepts so many before it counts the first
         log_level="error",  # uvicorn warns of each malformed request
         server_header=False,
         root_path=root_path.rstrip("/"),

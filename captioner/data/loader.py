@@ -32,7 +32,7 @@ class ImageBatch:
         array: uint8 ``(B, 3, S, S)``, in memory B x S x S x 3, the good images only; B may be 0.
         sources: the B sources as given.
         positions: their B positions in the input, counted from 0.
-        seen: the part of each image that the encoder sees, B relative xyxy boxes; see :meth:`Transform.seen`.
+        seen: the part of each image that the encoder sees, B relative xyxy boxes; see :meth:`Transform.visible_box`.
         errors: the position in the input and the error of each bad image, in order.
     """
 
@@ -173,7 +173,7 @@ def load_pixels(source: ImageSource, transform: Transform, max_pixels: int, box:
         image = load_image(source, max_pixels=max_pixels, min_size=transform.decode_size)
         if box != WHOLE:
             image = image.crop(_corners(box, image.size))
-        return transform.pixels(image), transform.seen(image.size)
+        return transform.pixels(image), transform.visible_box(image.size)
     except ImageError as error:
         return ImageError(error.source, error.reason)  # a new one: the traceback would keep the image in memory
 

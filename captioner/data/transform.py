@@ -75,7 +75,7 @@ class Transform(Settings):
         square = image.resize((self.size, self.size), resample, box=box)
         return np.array(square).transpose(2, 0, 1)
 
-    def seen(self, image_size: tuple[int, int]) -> Box:
+    def visible_box(self, image_size: tuple[int, int]) -> Box:
         """Return the part of an image of ``(width, height)`` that the encoder sees."""
         width, height = image_size
         x0, y0, x1, y1 = self._box(image_size)

@@ -79,7 +79,7 @@ def read_results(path: str | Path) -> dict[str, str]:
 
 
 @dataclass(frozen=True)
-class Matched:
+class MatchedCaptions:
     """Captions of any program, matched to the images of a data set.
 
     Attributes:
@@ -93,7 +93,7 @@ class Matched:
     missing: EvaluationError | None
 
 
-def match_images(captions: Mapping[str, str], data: CaptionData, source: str) -> Matched:
+def match_images(captions: Mapping[str, str], data: CaptionData, source: str) -> MatchedCaptions:
     """Match captions to the images of a data set that have references.
 
     Leading zeros of numeric image ids are ignored, because COCO's results have numbers, and so is the form of Unicode.
@@ -132,7 +132,7 @@ def match_images(captions: Mapping[str, str], data: CaptionData, source: str) ->
     missing = [image for image in ids if image not in matches]
     all_ids = {_plain(image.image_id) for image in data.images}
     lacks = "has no references of" if any(_plain(image) in all_ids for image in unknown) else "does not have"
-    return Matched(
+    return MatchedCaptions(
         matches,
         EvaluationError(f"{source}: {len(unknown):,} captions are of images that {where} {lacks}: {_some(unknown)}")
         if unknown

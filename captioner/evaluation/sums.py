@@ -54,8 +54,8 @@ class Sums:
 
 
 @dataclass(frozen=True)
-class Measured:
-    """One model's captions, measured.
+class ModelSums:
+    """The captions of one model and the sums of their metrics.
 
     Attributes:
         images: I image ids.
@@ -83,7 +83,7 @@ def measure(
     candidates: Mapping[str, Mapping[str, str]],
     *,
     metrics: Sequence[str] = DEFAULT_METRICS,
-) -> tuple[dict[str, Measured], list[str]]:
+) -> tuple[dict[str, ModelSums], list[str]]:
     """Measure the captions of several models on the same images.
 
     The scores of all images are those of :class:`captioner.evaluation.metrics.Scorer`.
@@ -111,7 +111,7 @@ def measure(
     for number, (name, tokenized) in enumerate(zip(candidates, tokens, strict=True)):
         split = tuple(tuple(caption.split()) for (caption,) in tokenized.values())
         parts = tuple(of_models[number] for of_models in by_family)
-        measured[name] = Measured(tuple(references), words, split, parts)
+        measured[name] = ModelSums(tuple(references), words, split, parts)
     return measured, notes
 
 

@@ -44,7 +44,7 @@ class Style(Settings):
 
     @field_validator("colours")
     @classmethod
-    def _known(cls, name: str) -> str:
+    def _check_name(cls, name: str) -> str:
         from matplotlib import colormaps
 
         if name not in colormaps:

@@ -21,7 +21,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from captioner.machine.backend import Compiled
+from captioner.machine.backend import CompiledFunction
 
 LIMIT = 40.0
 _UNITS = 32  # attention units of a pass; a core's cache holds them for some twenty hypotheses and 196 cells
@@ -121,7 +121,7 @@ class Kernel:
         stored: Callable[..., Any] | None = None,
     ) -> None:
         self.by_image, self.stored = by_image or fused, stored or fused
-        self.compiled = Compiled(fused, eager=self.eager, dynamic=True)
+        self.compiled = CompiledFunction(fused, eager=self.eager, dynamic=True)
 
     def eager(self, *args: Tensor) -> Any:
         """Call the form that is not compiled and suits the device."""

@@ -101,7 +101,7 @@ def can_compile() -> bool:
     return any(shutil.which(name) for name in (compiler, "g++", "clang++", "c++"))
 
 
-class Compiled:
+class CompiledFunction:
     """A function that is compiled at its first call, with an eager fallback.
 
     If a compiled call fails, the eager function is called; its own errors are raised.

@@ -21,11 +21,11 @@ _Edit: TypeAlias = tuple[int, int, bytes]  # from where to where in the packet, 
 
 _DC, _TIFF = "http://purl.org/dc/elements/1.1/", "http://ns.adobe.com/tiff/1.0/"
 _IPTC = "http://iptc.org/std/Iptc4xmpCore/1.0/xmlns/"
-_OURS = "urn:uuid:d23e41e5-1f59-445d-b54d-aeb3745f6067#"
-_PREFIXES = {RDF: "rdf", _DC: "dc", _IPTC: "Iptc4xmpCore", _OURS: "captioner"}
+_NAMESPACE = "urn:uuid:d23e41e5-1f59-445d-b54d-aeb3745f6067#"
+_PREFIXES = {RDF: "rdf", _DC: "dc", _IPTC: "Iptc4xmpCore", _NAMESPACE: "captioner"}
 
 _ABOUT, _LANGUAGE = (RDF, "about"), ("http://www.w3.org/XML/1998/namespace", "lang")
-_MARKS = (_OURS, "written")
+_MARKS = (_NAMESPACE, "written")
 _WRITTEN = {DESCRIPTION: (_DC, "description"), ALT_TEXT: (_IPTC, "AltTextAccessibility")}
 _READ = {
     DESCRIPTION: [(_DC, "description"), (_TIFF, "ImageDescription")],  # the second where immich repeats the first
@@ -149,11 +149,11 @@ class Packet:
         """Return the edits that remove a property, and each block that holds nothing else."""
         edits: list[_Edit] = []
         for block in self._rdf.children:
-            doomed = [each for each in block.children if each.name == name]
-            alone = len(doomed) == len(block.children) and not block.others and set(block.attributes) <= {_ABOUT}
-            if doomed and alone:
-                doomed = [block]
-            edits += [(self._blank_before(each.start), each.end, b"") for each in doomed]
+            removed = [each for each in block.children if each.name == name]
+            only_this = len(removed) == len(block.children) and not block.others and set(block.attributes) <= {_ABOUT}
+            if removed and only_this:
+                removed = [block]
+            edits += [(self._blank_before(each.start), each.end, b"") for each in removed]
             if name in block.attributes:
                 tag = self._data[block.start : block.inside]
                 qualified = block.qualified[name].encode()

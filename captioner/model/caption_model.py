@@ -38,7 +38,7 @@ class ModelConfig(Settings):
 
     @field_validator("encoder", "refiner", "decoder")
     @classmethod
-    def _known(cls, part: dict[str, Any] | None, info: ValidationInfo) -> dict[str, Any] | None:
+    def _check_name(cls, part: dict[str, Any] | None, info: ValidationInfo) -> dict[str, Any] | None:
         registries: dict[str, Registry[Any]] = {"encoder": ENCODERS, "refiner": REFINERS, "decoder": DECODERS}
         return check_part(part, str(info.field_name), registries[str(info.field_name)])
 
@@ -175,22 +175,22 @@ class CaptionModel(nn.Module):
         larger = CaptionModel.build(self.config, vocabulary, self.encoder)
         larger.refiner.load_state_dict(self.refiner.state_dict())
         larger.consensus, larger.tuned_stages = self.consensus, self.tuned_stages
-        known, learned = len(self.vocabulary), self.decoder.state_dict()
-        for name, values in larger.decoder.state_dict().items():
-            before = learned[name]
-            if values.shape == before.shape:
-                values.copy_(before)
+        n_words, state = len(self.vocabulary), self.decoder.state_dict()
+        for name, new in larger.decoder.state_dict().items():
+            old = state[name]
+            if new.shape == old.shape:
+                new.copy_(old)
                 continue
-            grown = [axis for axis in range(before.ndim) if values.shape[axis] != before.shape[axis]]
-            if [before.shape[axis] for axis in grown] != [known] or not before.is_floating_point():
+            axes = [axis for axis in range(old.ndim) if new.shape[axis] != old.shape[axis]]
+            if [old.shape[axis] for axis in axes] != [n_words] or not old.is_floating_point():
                 raise ConfigError(
                     f"new_words: {name} of the decoder {self.config.decoder['name']!r} cannot grow from "
-                    f"{tuple(before.shape)} to {tuple(values.shape)}, only an axis with a place for each word can; "
+                    f"{tuple(old.shape)} to {tuple(new.shape)}, only an axis with a place for each word can; "
                     "leave new_words out"
                 )
-            rows, of_known = values.movedim(grown[0], 0), before.movedim(grown[0], 0)  # a row for each word
-            rows[:known] = of_known
-            rows[known:] = of_known[len(SPECIAL) :].mean(0)
+            new_rows, old_rows = new.movedim(axes[0], 0), old.movedim(axes[0], 0)  # a row for each word
+            new_rows[:n_words] = old_rows
+            new_rows[n_words:] = old_rows[len(SPECIAL) :].mean(0)
         return larger.train(self.training)
 
     def forward(self, pixels: Tensor) -> Memory:

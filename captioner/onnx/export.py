@@ -24,7 +24,7 @@ from captioner.model.checkpoint import load_model
 from captioner.onnx.agreement import Agreement, compare
 from captioner.onnx.engine import OnnxEngine
 from captioner.onnx.quantise import quantise
-from captioner.onnx.trace import Traced, quiet
+from captioner.onnx.trace import TracedModel, quiet
 
 TOLERANCE = 1e-3  # of features relative to their norm, and of log-probabilities in nats
 TOLERANCE_INT8 = 0.5  # of the features of graphs in eight bits
@@ -88,7 +88,7 @@ def export(
         ImageError: an image cannot be read.
     """
     require_exporter()
-    traced = Traced.of(model, source)
+    traced = TracedModel.of(model, source)
     config: dict[str, Any] = {
         "model": model.config.model_dump(mode="json"),
         "source": source,
@@ -124,7 +124,7 @@ def add_graphs(
     """
     config = store.read_whole(folder)
     require_exporter()
-    traced = Traced.of(load_model(folder), str(folder))
+    traced = TracedModel.of(load_model(folder), str(folder))
     with store.replace(folder, store.CAPTIONER, config) as temporary:
         card = [store.CARD] if (folder / store.CARD).is_file() else []
         for file in (*store.parts_of(store.CAPTIONER, config, graphs=False), *card):
@@ -147,7 +147,7 @@ def _refuse(agreement: Agreement, source: str, worst: float, tolerance: float) -
 
 
 def _write(
-    model: Traced,
+    model: TracedModel,
     folder: Path,
     kind: str,
     config: dict[str, Any],

@@ -44,7 +44,7 @@ _MAX_BYTES = 2**31 - 2**20  # of a graph, which is one protobuf message
 _FREE = torch.export.Dim.DYNAMIC
 
 
-class Traced:
+class TracedModel:
     """A model prepared for export; two images of noise serve to trace its graphs.
 
     Args:
@@ -53,7 +53,7 @@ class Traced:
     """
 
     @classmethod
-    def of(cls, model: CaptionModel, source: str) -> Traced:
+    def of(cls, model: CaptionModel, source: str) -> TracedModel:
         """Prepare the graphs of a model, which is left as it is.
 
         Raises:

@@ -15,7 +15,7 @@ from pathlib import Path
 from captioner import files
 from captioner.errors import FileError, first_line
 
-_OURS, _VERSION = 0x43415054, 1  # "CAPT"
+_APPLICATION_ID, _VERSION = 0x43415054, 1  # "CAPT"
 _TABLES = """
 CREATE TABLE IF NOT EXISTS about (key TEXT PRIMARY KEY, value TEXT);
 CREATE TABLE IF NOT EXISTS photos (id INTEGER PRIMARY KEY, name BLOB UNIQUE NOT NULL, stamp TEXT NOT NULL,
@@ -70,15 +70,15 @@ def open_database(path: Path) -> Iterator[Database]:
             raise FileError(f"{path}: must not be written to; give another --index, or change its permissions")
         base = sqlite3.connect(path, timeout=60)
         try:
-            ours, version, empty = (
+            application_id, version, empty = (
                 base.execute(f"PRAGMA {name}").fetchone()[0]
                 for name in ("application_id", "user_version", "page_count")
             )
             if not empty:
                 with base:
-                    ids = f"PRAGMA application_id = {_OURS}; PRAGMA user_version = {_VERSION};"
+                    ids = f"PRAGMA application_id = {_APPLICATION_ID}; PRAGMA user_version = {_VERSION};"
                     base.executescript(f"BEGIN IMMEDIATE; {_TABLES} {ids} COMMIT;")
-            elif ours != _OURS:
+            elif application_id != _APPLICATION_ID:
                 raise FileError(f"{path}: is another program's database; give another --index")
             elif version != _VERSION:
                 raise FileError(f"{path}: was made by another version of captioner; delete it, to have it made again")

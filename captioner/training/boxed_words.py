@@ -128,7 +128,7 @@ class BoxedWords:
             boxes = within(boxes, crop)
             x0, y0, x1, y1 = crop
             width, height = max(1, round(width * (x1 - x0))), max(1, round(height * (y1 - y0)))
-        boxes = within(boxes, self.transform.seen((width, height)))
+        boxes = within(boxes, self.transform.visible_box((width, height)))
         if flipped:
             boxes = np.stack([1 - boxes[:, 2], boxes[:, 1], 1 - boxes[:, 0], boxes[:, 3]], axis=1)
         return boxes if from_pixels else within(boxes, crop)

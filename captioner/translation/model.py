@@ -66,7 +66,7 @@ class TranslationConfig(Settings):
 
     @field_validator("encoder", "refiner", "decoder")
     @classmethod
-    def _known(cls, part: dict[str, Any] | None, info: ValidationInfo) -> dict[str, Any] | None:
+    def _check_name(cls, part: dict[str, Any] | None, info: ValidationInfo) -> dict[str, Any] | None:
         registries: dict[str, Registry[Any]] = {"encoder": TEXT_ENCODERS, "refiner": REFINERS, "decoder": DECODERS}
         return check_part(part, str(info.field_name), registries[str(info.field_name)])
 

@@ -40,7 +40,7 @@ from captioner.web.answers import (
     schema_of,
 )
 from captioner.web.batching import Batches
-from captioner.web.budget import Budget, Paced
+from captioner.web.budget import Budget, PacedResponses
 from captioner.web.guard import Admission, Guard, Rate, is_local
 from captioner.web.lanes import Lane
 from captioner.web.metrics import Metrics
@@ -106,7 +106,7 @@ def create_app(
     # The command line keeps freed memory for speed, but images in flight can be many times larger than the models.
     budget = Budget(max(256_000_000, 2 * max_bytes) if max_held is None else max_held, freed=_trim_later)
 
-    addresses = Lane(4 if allow_addresses else 0, most=32)
+    addresses = Lane(4 if allow_addresses else 0, max_jobs=32)
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
@@ -121,7 +121,7 @@ def create_app(
         description="Describes an image in a sentence, and shows where the model looked for each word.",
         lifespan=lifespan,
     )
-    app.add_middleware(Paced, budget=budget)
+    app.add_middleware(PacedResponses, budget=budget)
     app.add_middleware(Guard, admission=admission or Admission())
     metrics = Metrics(lambda: batches.waiting)
     app.add_middleware(metrics.middleware)

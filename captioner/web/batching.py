@@ -62,7 +62,7 @@ class Batches:
         max_pixels: int | None = None,
     ) -> None:
         self.models = tuple(models)
-        self.size, self.most, self.max_pixels = size, waiting, pixel_limit(max_pixels)
+        self.size, self.max_waiting, self.max_pixels = size, waiting, pixel_limit(max_pixels)
         self._load, self._loading = load, threading.Lock()
         self._captioners: dict[str, Captioner] = {models[0]: load(models[0])}
         self._decoding = Decoding(max_pixels=self.max_pixels)
@@ -105,8 +105,8 @@ class Batches:
             raise UnknownModelError(f"model {name!r} is not served.{hint} Take one of: {', '.join(self.models)}")
         request = _Request(next(self._numbers), name, Future())
         with self._changed:
-            if len(self._waiting) >= self.most:
-                raise FullError(f"{self.most} images wait already")
+            if len(self._waiting) >= self.max_waiting:
+                raise FullError(f"{self.max_waiting} images wait already")
             self._waiting[request.number] = request.answer
         request.answer.add_done_callback(lambda _: self._drop(request.number))
         try:

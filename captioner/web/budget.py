@@ -14,17 +14,17 @@ class Budget:
     """Counts the bytes held for all requests: images until they are answered, responses until they are read.
 
     Args:
-        most: limit in bytes, beyond which images are rejected.
+        max_bytes: limit in bytes, beyond which images are rejected.
         freed: called when nothing is held any more after more than a quarter of the limit was.
     """
 
-    def __init__(self, most: int, freed: Callable[[], None] = lambda: None) -> None:
-        self.most, self.held = most, 0
+    def __init__(self, max_bytes: int, freed: Callable[[], None] = lambda: None) -> None:
+        self.max_bytes, self.held = max_bytes, 0
         self._freed, self._much = freed, False
 
     def has(self, count: int) -> bool:
         """Return whether ``count`` more bytes fit."""
-        return self.held + count <= self.most
+        return self.held + count <= self.max_bytes
 
     @contextmanager
     def share(self) -> Iterator[Callable[[int], None]]:
@@ -35,7 +35,7 @@ class Budget:
             nonlocal taken
             taken += count
             self.held += count
-            self._much = self._much or self.held > self.most // 4
+            self._much = self._much or self.held > self.max_bytes // 4
 
         try:
             yield take
@@ -46,7 +46,7 @@ class Budget:
                 self._freed()
 
 
-class Paced:
+class PacedResponses:
     """Middleware that sends large responses in pieces, as fast as the client reads, and counts them meanwhile.
 
     Otherwise the server would buffer a whole response for a client that does not read, uncounted.

@@ -49,12 +49,12 @@ class Connection(H11Protocol):
     being processed stays open.
 
     Attributes:
-        most: maximum connections; one address may have half of them.
+        max_open: maximum connections; one address may have half of them.
         idle: seconds for the headers of a request, counted from the connection or the last response.
         patience: seconds for its body, and for the client to read each piece of the response.
     """
 
-    most: ClassVar[int] = 512
+    max_open: ClassVar[int] = 512
     idle: ClassVar[float] = 10.0
     patience: ClassVar[float] = 40.0
 
@@ -72,7 +72,7 @@ class Connection(H11Protocol):
         self._watch()
         all_open = [one for one in self.connections if isinstance(one, Connection)]
         here = [one for one in all_open if one.client and self.client and one.client[0] == self.client[0]]
-        crowd = here if 2 * len(here) > self.most else all_open if len(all_open) > self.most else []
+        crowd = here if 2 * len(here) > self.max_open else all_open if len(all_open) > self.max_open else []
         if crowd:
             waiting = [one for one in crowd if one is not self and one._waits]
             min(waiting, key=lambda one: one._since, default=self).end(503, "too many connections; try again in 2 s")
@@ -170,12 +170,12 @@ class Connection(H11Protocol):
             self.transport.abort()
 
 
-def protocol(most: int, **limits: float) -> type[Connection]:
+def protocol(max_open: int, **limits: float) -> type[Connection]:
     """Return a subclass of :class:`Connection` with these limits."""
-    return type("Connection", (Connection,), {"most": most, **limits})
+    return type("Connection", (Connection,), {"max_open": max_open, **limits})
 
 
-def room(wanted: int = Connection.most) -> int:
+def room(wanted: int = Connection.max_open) -> int:
     """Raise the limit of file handles if possible, and return how many of the wanted connections it allows.
 
     A connection may need two handles: its socket, and a file that it is sent.

@@ -33,12 +33,12 @@ class Lane:
 
     Args:
         threads: number of threads.
-        most: maximum jobs in the queue.
+        max_jobs: maximum jobs in the queue.
         after: called after each job.
     """
 
-    def __init__(self, threads: int, *, most: int = 1024, after: Callable[[], None] | None = None) -> None:
-        self._most, self._after = most, after
+    def __init__(self, threads: int, *, max_jobs: int = 1024, after: Callable[[], None] | None = None) -> None:
+        self._max_jobs, self._after = max_jobs, after
         self._jobs: dict[Future[Any], tuple[int, Callable[[], None]]] = {}  # size and job by answer
         self._changed = threading.Condition()
         self._closed = False
@@ -66,8 +66,8 @@ class Lane:
         with self._changed:
             if self._closed:
                 raise FullError("the server is shutting down")
-            if len(self._jobs) >= self._most:
-                raise FullError(f"{self._most} images as large as this one wait already")
+            if len(self._jobs) >= self._max_jobs:
+                raise FullError(f"{self._max_jobs} images as large as this one wait already")
             self._jobs[answer] = size, job
             self._changed.notify()
         answer.add_done_callback(self._drop)
@@ -117,7 +117,7 @@ class Decoding:
     def __init__(self, *, max_pixels: int | None = None, large: int = LARGE, waiting: int = 32) -> None:
         self._max_pixels, self._large = max_pixels, large
         self._headers, self._small = Lane(2), Lane(2)
-        self._alone = Lane(1, most=waiting, after=return_freed_memory)
+        self._alone = Lane(1, max_jobs=waiting, after=return_freed_memory)
         self._drawing = Lane(2)
 
     def submit(self, image: bytes, work: Callable[[], T]) -> Future[T]:

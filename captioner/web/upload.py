@@ -135,8 +135,8 @@ async def _bounded(
     if coding not in ("", "identity"):
         raise HTTPException(415, f"the request is compressed ({coding}); send it as it is")
     length = request.headers.get("content-length", "")
-    most = reading.limit + more
-    if length.isdecimal() and int(length) > most:
+    max_bytes = reading.limit + more
+    if length.isdecimal() and int(length) > max_bytes:
         raise _too_large(reading.limit)
     if length.isdecimal():
         reading.check(int(length))
@@ -145,7 +145,7 @@ async def _bounded(
         total = 0
         async for part in request.stream():
             total += len(part)
-            if total > most:
+            if total > max_bytes:
                 raise _too_large(reading.limit)
             reading.hold(len(part))
             yield part

@@ -24,7 +24,7 @@ def test_squash_equals_pillow() -> None:
         pixels = transform.pixels(image)
         assert pixels.dtype == np.uint8 and pixels.transpose(1, 2, 0).flags["C_CONTIGUOUS"]
         assert np.array_equal(pixels, expected)
-        assert transform.seen(image.size) == (0, 0, 1, 1)
+        assert transform.visible_box(image.size) == (0, 0, 1, 1)
 
 
 @pytest.mark.parametrize("size", [(301, 177), (177, 301), (64, 64), (30, 500), (73, 73), (1000, 999)])
@@ -45,14 +45,14 @@ def test_crop_equals_resizing_and_then_cropping(size: tuple[int, int], fraction:
 
 def test_the_seen_part_is_that_of_the_pixels() -> None:
     transform = Transform(size=50, fit="crop", crop_fraction=0.5, mean=MEAN, std=STD)
-    x0, y0, x1, y1 = transform.seen((400, 200))
+    x0, y0, x1, y1 = transform.visible_box((400, 200))
     assert (x0, y0, x1, y1) == (0.375, 0.25, 0.625, 0.75)
     image = Image.new("RGB", (400, 200), "black")
     image.paste("white", (round(x0 * 400), round(y0 * 200), round(x1 * 400), round(y1 * 200)))
     assert transform.pixels(image)[:, 2:-2, 2:-2].min() == 255
     wider = image.crop((100, 50, 300, 150))
     assert transform.pixels(Image.new("RGB", (400, 200), "black")).max() == 0 and wider.getpixel((0, 0)) == (0, 0, 0)
-    left, top, right, bottom = transform.seen((3, 100_000))
+    left, top, right, bottom = transform.visible_box((3, 100_000))
     assert 0 <= left < right <= 1 and 0 <= top < bottom <= 1
 
 
@@ -110,7 +110,7 @@ def test_combined_transforms_equal_each_alone() -> None:
     inner = CombinedTransform.of(parts[:2])
     together, image = CombinedTransform.of([inner, parts[2]]), scene(301, 177)
     assert together.shape == (3, 64 + 96 + 32, 96) and together.decode_size == 192
-    assert together.seen(image.size) == parts[0].seen(image.size) and together.view == parts[0].view
+    assert together.visible_box(image.size) == parts[0].visible_box(image.size) and together.view == parts[0].view
     pixels = together.pixels(image)
     for batch in (pixels, torch.from_numpy(pixels)[None]):
         first, last = together.split(batch)

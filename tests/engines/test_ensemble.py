@@ -305,7 +305,7 @@ def test_each_encoder_gets_the_same_input_as_alone(encoders: dict[str, Encoder])
     for order in (names, names[::-1]):
         ensemble = ensemble_of({name: build("top_down", encoders[name]) for name in order})
         memories = ensemble.engine.encode(torch.from_numpy(ensemble.transform.pixels(image))[None])
-        assert ensemble.transform.seen((80, 60)) == encoders[order[0]].transform.seen((80, 60))
+        assert ensemble.transform.visible_box((80, 60)) == encoders[order[0]].transform.visible_box((80, 60))
         with torch.no_grad():
             for name, memory in zip(order, memories.parts, strict=True):
                 encoder = encoders[name]

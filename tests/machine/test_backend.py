@@ -14,7 +14,7 @@ from torch import Tensor
 
 from captioner.errors import ConfigError
 from captioner.machine import backend
-from captioner.machine.backend import Compiled, can_compile
+from captioner.machine.backend import CompiledFunction, can_compile
 
 
 @pytest.fixture
@@ -33,8 +33,8 @@ def test_without_a_compiler_nothing_is_compiled(monkeypatch: pytest.MonkeyPatch,
         monkeypatch.delenv("CXX", raising=False)
     monkeypatch.setattr(torch, "compile", lambda *args, **kwargs: pytest.fail("it was to be left alone"))
     assert not can_compile()
-    assert Compiled(torch.neg)(torch.ones(1)).item() == -1
-    assert Compiled(torch.neg, eager=torch.abs)(torch.ones(1)).item() == 1
+    assert CompiledFunction(torch.neg)(torch.ones(1)).item() == -1
+    assert CompiledFunction(torch.neg, eager=torch.abs)(torch.ones(1)).item() == 1
 
 
 def test_a_failing_compiler_is_reported_once_and_not_used_again(
@@ -51,7 +51,7 @@ def test_a_failing_compiler_is_reported_once_and_not_used_again(
 
     monkeypatch.setattr(torch, "compile", broken)
     monkeypatch.setattr(backend, "can_compile", lambda: True)
-    negative = Compiled(torch.neg)
+    negative = CompiledFunction(torch.neg)
     with caplog.at_level(logging.WARNING):
         assert [negative(torch.ones(1)).item() for _ in range(2)] == [-1, -1]
     assert len(tries) == 1
@@ -65,7 +65,7 @@ def test_an_error_of_the_function_is_the_callers(
 ) -> None:
     monkeypatch.setattr(torch, "compile", lambda function, **settings: function)
     monkeypatch.setattr(backend, "can_compile", lambda: True)
-    add = Compiled(torch.add)
+    add = CompiledFunction(torch.add)
     with pytest.raises(RuntimeError, match="size of tensor"):
         add(torch.ones(2), torch.ones(3))
     assert not caplog.records
@@ -80,7 +80,7 @@ def test_filters_of_warnings_are_left_alone_once_it_is_compiled(monkeypatch: pyt
     """They belong to all threads; loaders run while the model does."""
     monkeypatch.setattr(torch, "compile", lambda function, **settings: function)
     monkeypatch.setattr(backend, "can_compile", lambda: True)
-    negative = Compiled(torch.neg)
+    negative = CompiledFunction(torch.neg)
     negative(torch.ones(1))
     monkeypatch.setattr(
         warnings, "catch_warnings", lambda *args, **kwargs: pytest.fail("filters of all threads were changed")

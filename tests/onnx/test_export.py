@@ -335,7 +335,7 @@ def test_the_parts_of_a_state_may_be_in_any_order(monkeypatch: pytest.MonkeyPatc
         return found._replace(state=State(dict(reversed(found.state.hypotheses.items())), found.state.images))
 
     monkeypatch.setattr(type(model.decoder), "step", reversed_step)
-    traced = trace.Traced.of(model, "")
+    traced = trace.TracedModel.of(model, "")
     first = traced._start.state(traced.features)
     parts = {**first.hypotheses, **first.images}
     assert len(first.hypotheses) > 1 and [*traced.hypotheses, *traced.images] == list(parts)

@@ -18,7 +18,7 @@ from pathlib import Path
 from captioner.data.download.catalog import Archive
 from captioner.data.download.fetch import Fetch, Patience
 from captioner.data.download.monitor import Monitor, Progress, StoppedError
-from captioner.data.download.record import Record, Unpacked
+from captioner.data.download.record import Record, UnpackedFiles
 from captioner.data.download.unpack import ZIP_ERRORS, check_room, choose_members, is_member, size_of, write_member
 from captioner.errors import DownloadError, FileError, first_line
 from captioner.files import writing
@@ -137,7 +137,7 @@ class _Download:
             self.target.unlink(missing_ok=True)
         return counts
 
-    def _unpacked(self) -> Unpacked | None:
+    def _unpacked(self) -> UnpackedFiles | None:
         """Return the record of the unpacked files if all of them exist."""
         unpacked = self.record.state.unpacked
         if unpacked is None or unpacked.members not in ([], list(self.members)):
@@ -168,5 +168,5 @@ class _Download:
             ) from error
         if sys.platform != "win32":
             os.sync()  # once: a sync for each of a hundred thousand images would take longer than all the rest
-        self.record.save(unpacked=Unpacked(members=list(self.members), files=sizes))
+        self.record.save(unpacked=UnpackedFiles(members=list(self.members), files=sizes))
         return written, len(chosen) - written

@@ -23,7 +23,7 @@ class PartInfo(BaseModel):
     version: str | None = None
 
 
-class Unpacked(BaseModel):
+class UnpackedFiles(BaseModel):
     """The requested patterns of members, and the sizes of the unpacked files."""
 
     members: list[str]
@@ -45,7 +45,7 @@ class ArchiveState(BaseModel):
     of: list[str]
     part: PartInfo | None = None
     checked: list[int] | None = None
-    unpacked: Unpacked | None = None
+    unpacked: UnpackedFiles | None = None
 
 
 class Record:

@@ -73,7 +73,9 @@ def test_pixels_are_those_of_the_transform(
     )
     expected = transform.pixels(Image.fromarray(pixels)).transpose(1, 2, 0)
     assert (np.array(found).reshape(32, 32, 3) == expected).all()
-    assert box == pytest.approx([side * part for side, part in zip((*size, *size), transform.seen(size), strict=True)])
+    assert box == pytest.approx(
+        [side * part for side, part in zip((*size, *size), transform.visible_box(size), strict=True)]
+    )
 
 
 def files() -> Iterator[tuple[str, bytes]]:
