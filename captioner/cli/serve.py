@@ -186,7 +186,7 @@ def run(
     with suppress(KeyboardInterrupt):
         server.run(sockets=[listening])
     if batches.stuck or server.force_exit:
-        # An image may take long, and the interpreter would crash as it takes itself apart under a thread that decodes.
+        # Decoding may take long, and a thread that decodes while the interpreter shuts down would crash it.
         sys.stdout.flush()
         os._exit(0)
 

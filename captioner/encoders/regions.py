@@ -31,7 +31,7 @@ class RegionConfig(EncoderConfig):
     """Settings of the region encoder."""
 
     detector: Literal["small", "torchvision"] = Field(
-        "small", description="the one that comes with captioner, or torchvision's ResNet-50 trained on COCO"
+        "small", description="small, which comes with captioner, or torchvision's ResNet-50 trained on COCO"
     )
     weights: str = Field(
         "pretrained",

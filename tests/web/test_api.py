@@ -98,7 +98,7 @@ def test_an_address_is_fetched_only_where_that_is_allowed(
     monkeypatch.setattr(application, "fetch_image", fetch)
     answer = client.post("/caption", json={"url": "https://example.org/my%20dog.jpg?size=9"})
     assert answer.json()["caption"] == captioner(encoded()).text and answer.json()["image"] == "my dog.jpg"
-    assert asked[0][1] == {"most": LIMIT, "seconds": application.FETCHING, "public": True}
+    assert asked[0][1] == {"max_bytes": LIMIT, "seconds": application.FETCHING, "public": True}
     gone = client.post("/caption", json={"url": "https://example.org/gone"})
     assert gone.status_code == 422 and "the server answers 404" in gone.json()["detail"]
     closed = TestClient(create_app(batches), base_url="http://localhost")
