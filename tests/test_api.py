@@ -1,6 +1,6 @@
 """The public interface: what ``captioner.__all__`` names is documented, typed, and changes only on purpose.
 
-``tests/api.txt`` has its signatures. After a change that is meant, write it again and tell of it in CHANGELOG.md:
+``tests/api.txt`` has its signatures. After an intended change, update CHANGELOG.md and run:
 
     python -m tests.test_api
 """
