@@ -9,6 +9,7 @@ from captioner.benchmark.cost import ModelCost, Percentiles
 from captioner.benchmark.groups import Group
 from captioner.benchmark.quality import Quality
 from captioner.benchmark.seeds import Seeds
+from captioner.errors import count
 from captioner.evaluation.bootstrap import Difference, Interval
 
 SIGNIFICANT = 0.05
@@ -202,8 +203,9 @@ def timings(costs: Mapping[str, ModelCost], given: Sequence[str] = ()) -> Report
     ]
     about = next(iter(costs.values())).about
     note = (
-        f"Medians on {about.device} with {about.threads} threads; models are timed in turns, each in its own process. "
-        "Milliseconds are per batch, with the 95th percentile, and exclude reading the images. Quartiles in brackets. "
+        f"Medians on {about.device} with {count(about.threads, 'thread')}; models are timed in turns, each in its own "
+        "process. Milliseconds are per batch, with the 95th percentile, and exclude reading the images. Quartiles in "
+        "brackets. "
         f"Relative speed: speed as a multiple of {next(iter(costs))}'s, median over turns."
     )
     head = ["model", "batch", "encode (ms)", "decode (ms)", "both (ms)", "images/s", "relative speed"]

@@ -168,8 +168,15 @@ def show(*tables: Table) -> None:
         title, each.title = each.title, None  # rich would fold it to the width of the table
         if title:
             console.print(title, soft_wrap=True)
-        console.print(each)
+        console.print(_fold(each))
         each.title = title
+
+
+def _fold(table: Table) -> Table:
+    """Let a table fold what is too wide: names and numbers that are cut could be taken for others."""
+    for column in table.columns:
+        column.overflow = "fold"
+    return table
 
 
 def show_markdown(text: str) -> None:
@@ -192,6 +199,7 @@ def show_markdown(text: str) -> None:
             for drawn in super().__rich_console__(console, options):
                 if isinstance(drawn, Table):
                     drawn.box, drawn.show_edge, drawn.collapse_padding = SIMPLE_HEAD, False, False
+                    _fold(drawn)
                 yield drawn
 
     class PlainMarkdown(Markdown):

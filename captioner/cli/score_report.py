@@ -20,17 +20,30 @@ _CLASSES = 12  # classes in the table of grounding, those with most words in the
 
 
 def report(
-    model: object, data: Path, title: str, record: dict[str, Any], problems: Sequence[object], output: options.Output
+    model: object,
+    data: Path,
+    title: str,
+    record: dict[str, Any],
+    problems: Sequence[object],
+    output: options.Output,
+    per_image: Path | None = None,
+    rows: Sequence[dict[str, Any]] = (),
 ) -> None:
-    """Print and write a measurement; report its notes and problems, and exit with code 1 if there are problems."""
+    """Print and write a measurement; report its notes and problems, and exit with code 1 if there are problems.
+
+    It is printed first, so that a full disk does not cost the work. The rows, if any, are those of ``per_image``.
+    """
     record = {"model": str(model), "data": str(data)} | record
-    if output.output_scores:
-        files.write_json(output.output_scores, record)
-        console.wrote(output.output_scores, "the scores")
     if output.json:
         streams.show_json(record, indent=2)
     else:
         _show(f"{model} on {title}", record)
+    if per_image and rows:
+        _write_rows(per_image, rows)
+        console.wrote(per_image, f"the scores of {console.count(len(rows), 'image')}")
+    if output.output_scores:
+        files.write_json(output.output_scores, record)
+        console.wrote(output.output_scores, "the scores")
     for line in record["notes"]:
         console.note(line)
     failures = console.Failures()
@@ -56,14 +69,10 @@ def report_captions(
         "notes": result.notes,
         "unreadable": [str(error) for error in result.errors],
     }
-    if scoring.per_image and result.scores:
-        rows = [
-            {"image_id": image, "caption": result.captions[image], **values}
-            for image, values in result.per_image.items()
-        ]
-        _write_rows(scoring.per_image, rows)
-        console.wrote(scoring.per_image, f"the scores of {console.count(len(rows), 'image')}")
-    report(model, path, f"{data.name}, {split}", record, result.errors, scoring)
+    rows = [
+        {"image_id": image, "caption": result.captions[image], **values} for image, values in result.per_image.items()
+    ]
+    report(model, path, f"{data.name}, {split}", record, result.errors, scoring, scoring.per_image, rows)
 
 
 def _show(title: str, record: dict[str, Any]) -> None:
@@ -86,7 +95,7 @@ def _percent(value: float, interval: tuple[float, float] | None) -> str:
     return text if interval is None else f"{text} [{', '.join(f'{100 * bound:.1f}' for bound in interval)}]"
 
 
-def _write_rows(path: Path, rows: list[dict[str, Any]]) -> None:
+def _write_rows(path: Path, rows: Sequence[dict[str, Any]]) -> None:
     """Write rows with the same keys as .json or .csv, by the suffix of the path."""
     if path.suffix.lower() == ".json":
         files.write_json(path, rows)

@@ -85,7 +85,7 @@ class Drawing(ABC):
                 f"take {', '.join(self.formats)}, for example figure.png"
             )
         data: bytes = getattr(self, kind)()
-        with files.atomic_path(path) as temporary:
+        with files.atomic_path(path, size=len(data)) as temporary:
             temporary.write_bytes(data)
         return path
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import re
 import sys
+from typing import Any
 
 import pytest
 from rich.table import Column
@@ -65,6 +66,23 @@ def test_markdown_on_a_terminal_has_the_tables_of_all_commands(
     lines = [screen(written)[-4:] for written in (shown, sys.stdout.getvalue())]
     assert [line.rstrip() for line in lines[0]] == [line.rstrip() for line in lines[1]]
     assert screen(shown)[0].strip() == "A|B"
+
+
+@pytest.mark.parametrize("show", [console.show_markdown, None])
+def test_no_name_or_number_is_cut_on_a_narrow_terminal(monkeypatch: pytest.MonkeyPatch, show: Any) -> None:
+    rows = ("show_attend_tell", "21.3"), ("show_attend_tell+show_tell", "109.5")
+    monkeypatch.setattr(sys, "stdout", Terminal())
+    monkeypatch.setenv("COLUMNS", "12")
+    if show:
+        show("| model | CIDEr |\n| --- | ---: |\n" + "".join(f"| {name} | {value} |\n" for name, value in rows))
+    else:
+        table = console.table("model", "CIDEr")
+        for row in rows:
+            table.add_row(*row)
+        console.show(table)
+    lines = [line.ljust(12) for line in screen(sys.stdout.getvalue())[2:]]
+    assert "".join(line.split()[0] for line in lines if line[0] != " ").endswith("".join(name for name, _ in rows))
+    assert "…" not in sys.stdout.getvalue()
 
 
 @pytest.mark.parametrize("name", COMMANDS)

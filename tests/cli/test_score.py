@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from tests.cli.conftest import Run, bleu, results
+from tests.disks import small_disk
 
 METRICS = ("--split", "val", "--metrics", "BLEU,CIDEr")
 
@@ -28,6 +29,14 @@ def test_captions_of_another_program_are_scored(run: Run, dataset: Path, tmp_pat
         assert [float(row["CIDEr"]) for row in csv.DictReader(table)] == pytest.approx(
             [row["CIDEr"] for row in written]
         )
+
+
+def test_scores_are_printed_before_a_file_that_a_full_disk_refuses(run: Run, dataset: Path, tmp_path: Path) -> None:
+    file = results(tmp_path / "theirs.json", {"red.jpg": "a red dog runs", "blue.jpg": "a dog", "green.png": "a cat"})
+    with small_disk(tmp_path / "disk", "4k") as disk:
+        (disk / "full").write_bytes(bytes(4096))
+        result = run("score", file, dataset, *METRICS, "--json", "--per-image", disk / "each.json")
+    assert result.code == 1 and json.loads(result.out)["images"] == 3 and "the disk is full" in result.err
 
 
 def test_unknown_or_missing_ids_are_reported_and_the_rest_is_scored(run: Run, dataset: Path, tmp_path: Path) -> None:
