@@ -58,7 +58,6 @@ def test_an_unknown_model_is_reported_before_listening(run, model: Path, tmp_pat
 @pytest.mark.parametrize(
     ("host", "reason"),
     [
-        ("", "does not name an address"),
         ("  ", "does not name an address"),
         ("*", "does not name an address"),
         ("0", "is short for every address"),
