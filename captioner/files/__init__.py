@@ -3,6 +3,7 @@
 from captioner.files.atomic import (
     atomic_folder,
     atomic_path,
+    check_folder_place,
     check_place,
     json_text,
     temporary_folder,
@@ -22,6 +23,7 @@ __all__ = [
     "atomic_path",
     "bytes_in",
     "check_editable",
+    "check_folder_place",
     "check_place",
     "disk_error",
     "format_of",

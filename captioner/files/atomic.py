@@ -5,12 +5,14 @@ from __future__ import annotations
 import json
 import os
 import re
+import shutil
 import stat
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+from captioner.errors import FileError
 from captioner.files.disk import check_folder, check_kind
 from captioner.files.hidden import put_aside, remove_leftovers, workplace
 
@@ -46,19 +48,26 @@ def atomic_path(path: str | Path, *, size: int = 0) -> Iterator[Path]:
 
 
 @contextmanager
-def atomic_folder(folder: str | Path) -> Iterator[Path]:
-    """Yield an empty folder to fill; on success it replaces ``folder``, which may exist.
+def atomic_folder(folder: str | Path, *, ours: Collection[str] = ()) -> Iterator[Path]:
+    """Yield an empty folder to fill; on success it replaces ``folder``, which may exist, or that which it links to.
 
     On an exception, everything stays as it was. A missing parent folder is created.
+
+    Args:
+        folder: its path.
+        ours: names of what the caller writes into such a folder. Anything else in it stays, such as ``.git``.
 
     Raises:
         FileError: the folder is not writable, or the disk is full or fails.
     """
-    folder = Path(folder)
+    folder = Path(os.path.realpath(folder))
     with workplace(folder) as temporary:
         temporary.mkdir()
         yield temporary
         if folder.exists():
+            for other in folder.iterdir():
+                if other.name not in ours and not (temporary / other.name).exists():
+                    _copy(other, temporary / other.name)
             put_aside(folder, temporary)
         temporary.rename(folder)
         _sync_folder(folder.parent)
@@ -89,6 +98,18 @@ def check_place(path: str | Path) -> None:
     remove_leftovers(check_folder(path))
 
 
+def check_folder_place(folder: str | Path) -> None:
+    """Check, without making it, that :func:`atomic_folder` can make or replace ``folder``; see :func:`check_place`.
+
+    Raises:
+        FileError: it cannot, or the program works in it.
+    """
+    check_place(folder)
+    working = Path(os.path.realpath("."))
+    if Path(os.path.realpath(folder)) in (working, *working.parents):
+        raise FileError(f"{folder}: cannot be replaced while the program works in it; change to another folder")
+
+
 def write_text(path: str | Path, text: str) -> None:
     r"""Write ``text`` as UTF-8, completely or not at all; a byte of a name that is not UTF-8 becomes ``\udce9``."""
     with atomic_path(path) as temporary:
@@ -104,6 +125,13 @@ def json_text(value: Any, *, indent: int | None = None) -> str:
     """Return a value as JSON, escaped only if it contains bytes that are not UTF-8, or line ends of Unicode."""
     text = json.dumps(value, ensure_ascii=False, indent=indent)
     return text if text.isascii() or not _ESCAPED.search(text) else json.dumps(value, indent=indent)
+
+
+def _copy(source: Path, target: Path) -> None:
+    if source.is_dir() and not source.is_symlink():
+        shutil.copytree(source, target, symlinks=True)
+    else:
+        shutil.copy2(source, target, follow_symlinks=False)
 
 
 def _sync_folder(folder: Path) -> None:

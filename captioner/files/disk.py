@@ -143,7 +143,8 @@ def check_folder(path: Path) -> Path:
         FileError: it is a file, or not writable, or a name is too long.
     """
     try:
-        there = next(parent for parent in path.absolute().parents if parent.exists())
+        inside = path.absolute().parent  # of the root, itself
+        there = next(parent for parent in (inside, *inside.parents) if parent.exists())
         for name in (path, *(there / part for part in path.absolute().relative_to(there).parts)):
             with suppress(FileNotFoundError, NotADirectoryError):
                 os.lstat(name)

@@ -329,7 +329,10 @@ def _session(path: Path, threads: int) -> InferenceSession:
     # Spinning threads would take cores from the threads that load the next images.
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     try:
-        return onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+        # Without the fallback, whose failures it prints among the results.
+        session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"], enable_fallback=0)
+        _ = [each.name for each in (*session.get_inputs(), *session.get_outputs())]  # which may be no text
+        return session
     except Exception as error:  # onnxruntime has one family of errors for each of its codes
         raise CheckpointError(
             f"{path}: onnxruntime {onnxruntime.__version__} cannot load it ({first_line(error)}); upgrade onnxruntime, "

@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Mapping
 from functools import lru_cache
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +34,7 @@ PARTS: dict[str, tuple[str, ...]] = {
     DETECTOR: (WEIGHTS,),
     ONNX: (*GRAPHS, VOCABULARY),
 }
+NAMES = frozenset({CONFIG, CARD, CONSENSUS, *chain.from_iterable(PARTS.values())})  # of all files of models
 
 
 def parts_of(kind: str, config: Mapping[str, Any], *, graphs: bool = True) -> tuple[str, ...]:

@@ -15,6 +15,7 @@ from captioner.store.config import (
     CARD,
     CONFIG,
     COPY,
+    NAMES,
     kind_of,
     parts_of,
     read_config,
@@ -50,7 +51,8 @@ def change_about(folder: Path, **entries: Any) -> None:
 def replace(folder: str | Path, kind: str, config: Mapping[str, Any]) -> Iterator[Path]:
     """Yield an empty folder to fill; at the end it gets its config and becomes ``folder``, completely or not at all.
 
-    An existing folder of a model of this kind is replaced. On an exception everything stays as it was.
+    An existing folder of a model of this kind is replaced; files in it that are not a model's stay. On an exception
+    everything stays as it was.
 
     Args:
         folder: its path.
@@ -62,7 +64,7 @@ def replace(folder: str | Path, kind: str, config: Mapping[str, Any]) -> Iterato
         FileError: nothing can be written there, or the disk is full or fails meanwhile.
     """
     check_replaceable(folder, kind)
-    with files.atomic_folder(folder) as temporary:
+    with files.atomic_folder(folder, ours=NAMES) as temporary:
         yield temporary
         write_config(temporary, kind, config)
         for file in temporary.iterdir():
@@ -101,8 +103,8 @@ def check_replaceable(folder: str | Path, kind: str) -> None:
     """
     folder = Path(folder)
     if folder.exists() and not _replaceable(folder, kind):
-        raise CheckpointError(f"{folder}: exists and is not a model folder of captioner; give another name")
-    files.check_place(folder)
+        raise CheckpointError(f"{folder}: exists and is not a model folder of a {kind}; give another name")
+    files.check_folder_place(folder)
 
 
 def _replaceable(folder: Path, kind: str) -> bool:

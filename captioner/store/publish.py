@@ -9,7 +9,7 @@ from captioner import files
 from captioner.errors import CheckpointError
 from captioner.store import card as cards
 from captioner.store import hub
-from captioner.store.config import CARD, CONFIG, CONSENSUS, PARTS, is_ours, kind_of, parts_of, read_whole
+from captioner.store.config import CARD, CONFIG, NAMES, is_ours, kind_of, parts_of, read_whole
 
 
 def push(folder: Path, name: str, *, private: bool = False, card: str = "") -> str:
@@ -40,7 +40,7 @@ def push(folder: Path, name: str, *, private: bool = False, card: str = "") -> s
         name,
         contents | {CARD: card.encode()},
         private=private,
-        known={CONSENSUS, *(part for parts in PARTS.values() for part in parts)},
+        known=NAMES,
         ours=lambda: (other := hub.fetch(name, CONFIG)) is not None and is_ours(other),
     )
 

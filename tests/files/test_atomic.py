@@ -209,3 +209,35 @@ def test_a_possible_place_is_accepted_and_stays_empty(tmp_path: Path, name: str)
     assert not os.listdir(tmp_path)
     write_text(tmp_path / name, "text")
     assert (tmp_path / name).read_text() == "text"
+
+
+def test_a_folder_is_replaced_but_for_what_others_put_there(tmp_path: Path) -> None:
+    folder = tmp_path / "model"
+    (folder / ".git").mkdir(parents=True)
+    (folder / ".git" / "HEAD").write_text("ref")
+    (folder / "link").symlink_to("nowhere")
+    for name in ("config", "old"):
+        (folder / name).write_text("old")
+    with files.atomic_folder(folder, ours=["config", "old"]) as temporary:
+        (temporary / "config").write_text("new")
+    assert sorted(os.listdir(folder)) == [".git", "config", "link"] and os.listdir(tmp_path) == ["model"]
+    assert (folder / "config").read_text() == "new" and (folder / ".git" / "HEAD").read_text() == "ref"
+    assert os.readlink(folder / "link") == "nowhere"
+
+
+def test_a_folder_is_written_where_its_link_leads(tmp_path: Path) -> None:
+    for name, target in (("there", tmp_path / "disk" / "there"), ("dangling", tmp_path / "disk" / "new")):
+        target.mkdir(parents=True) if name == "there" else None
+        (tmp_path / name).symlink_to(target)
+        with files.atomic_folder(tmp_path / name) as temporary:
+            (temporary / "file").write_text(name)
+        assert (tmp_path / name).is_symlink() and (target / "file").read_text() == name
+
+
+def test_the_working_folder_cannot_be_replaced(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "a").mkdir()
+    monkeypatch.chdir(tmp_path / "a")
+    for folder in (".", "..", tmp_path, "/"):
+        with pytest.raises(FileError, match="cannot be replaced while the program works in it"):
+            files.check_folder_place(folder)
+    files.check_folder_place("b")

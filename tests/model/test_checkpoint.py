@@ -224,9 +224,12 @@ def test_a_model_is_replaced_whole_or_not_at_all(folder: Path, monkeypatch: pyte
         with pytest.raises(OSError, match="no space left"):
             save_model(folder, tiny_model(), card="new")
     assert contents(folder) == before and [path.name for path in folder.parent.iterdir()] == ["model"]
-    (folder / "stale.txt").touch()
+    for name in ("step.onnx", "LICENSE"):  # of an earlier model, and not of a model
+        (folder / name).touch()
     save_model(folder, tiny_model(), card="new")
-    assert set(contents(folder)) == {WEIGHTS, CONFIG, VOCABULARY, CARD} and (folder / CARD).read_text() == "new"
+    assert (
+        set(contents(folder)) == {WEIGHTS, CONFIG, VOCABULARY, CARD, "LICENSE"} and (folder / CARD).read_text() == "new"
+    )
     assert [path.name for path in folder.parent.iterdir()] == ["model"]
     (folder.parent / "empty").mkdir()
     load_model(save_model(folder.parent / "empty", tiny_model()))

@@ -26,6 +26,7 @@ MEGABYTES, PIXELS = 50, 100_000_000  # of an image; more would fill the memory o
 SETTINGS = "model/settings.json"  # its field "page" marks the folder as one that this module wrote
 FORMAT = 1
 _PAGE, _STYLE, _SCRIPT, _WORKER = "index.html", "page.css", "page.js", "worker.js"
+_FOLDERS = ("model", "runtime", "examples")
 _WORKER_PARTS = ("transform.js", "photo.js", "beam.js", "consensus.js", "figure.js", "worker.js")
 _PROMISE = """
 <span>Your images stay on this device: the page captions them itself and sends them nowhere.</span>
@@ -42,7 +43,7 @@ def check_replaceable(folder: Path) -> None:
     """
     if folder.exists() and not _is_page(folder):
         raise CaptionerError(f"{folder}: exists and is not a page of captioner export --web; give another name")
-    files.check_place(folder)
+    files.check_folder_place(folder)
 
 
 def _is_page(folder: Path) -> bool:
@@ -67,7 +68,7 @@ def has_graphs(model: Path) -> bool:
 
 
 def write(model: Path, folder: Path, runtime: Mapping[str, bytes], *, name: str) -> list[Path]:
-    """Write a page, completely or not at all; one that is there is replaced.
+    """Write a page, completely or not at all; one that is there is replaced, and other files beside it stay.
 
     Args:
         model: a folder with graphs.
@@ -88,8 +89,8 @@ def write(model: Path, folder: Path, runtime: Mapping[str, bytes], *, name: str)
     graphs = OnnxEngine.load(model).graphs  # which checks its files, too
     config = store.read_config(model, store.captioner_kind(model))
     consensus = [store.CONSENSUS] if store.has_consensus(config) else []
-    with files.atomic_folder(folder) as temporary:
-        for part in ("model", "runtime", "examples"):
+    with files.atomic_folder(folder, ours=(*_FOLDERS, _PAGE, _STYLE, _SCRIPT, _WORKER)) as temporary:
+        for part in _FOLDERS:
             (temporary / part).mkdir()
         for file in (*store.GRAPHS, store.VOCABULARY, *consensus):
             shutil.copyfile(model / file, temporary / "model" / file)
@@ -109,7 +110,8 @@ def write(model: Path, folder: Path, runtime: Mapping[str, bytes], *, name: str)
         }
         for file, text in texts.items():
             (temporary / file).write_text(text, encoding="utf-8")
-    return sorted(path for path in folder.rglob("*") if path.is_file())
+        written = [path.relative_to(temporary) for path in temporary.rglob("*") if path.is_file()]
+    return sorted(folder / file for file in written)
 
 
 def _page(name: str, examples: list[str]) -> str:

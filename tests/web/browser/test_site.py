@@ -54,9 +54,11 @@ def test_only_a_page_is_replaced(tmp_path: Path) -> None:
         with pytest.raises(CaptionerError, match="exists and is not a page of captioner export --web"):
             site.write(locate(MODEL), folder, RUNTIME, name=MODEL)
     (folder / "model" / "settings.json").write_text('{"page": 1}')
-    (folder / "old.txt").touch()
-    site.write(locate(MODEL), folder, RUNTIME, name=MODEL)
-    assert not (folder / "old.txt").exists()
+    for file in (folder / "model" / "old.onnx", folder / "CNAME"):
+        file.touch()
+    written = site.write(locate(MODEL), folder, RUNTIME, name=MODEL)
+    assert not (folder / "model" / "old.onnx").exists()
+    assert (folder / "CNAME").is_file() and folder / "CNAME" not in written
 
 
 def test_a_model_without_graphs_is_refused(tmp_path: Path) -> None:
