@@ -76,8 +76,8 @@ def benchmark(
     """Compare models, and captions of other programs, on the same images.
 
     Writes ``table.md``, ``table.tex`` (on request), ``benchmark.json``, ``plot.png`` (if models were timed) and
-    ``photos.html``. Captions and timings are saved in ``cache`` as soon as they exist and reused by the next call; see
-    :mod:`captioner.benchmark.cache`.
+    ``photos.html``, in place of the report of an earlier call. Captions and timings are saved in ``cache`` as soon as
+    they exist and reused by the next call; see :mod:`captioner.benchmark.cache`.
 
     Models, files and images that cannot be used are reported to the listener and left out. Only images that all
     contestants captioned are scored.
@@ -152,6 +152,8 @@ def benchmark(
         except CaptionerError as error:
             listener.failed(f"{contestant.name}: attention cannot be shown: {error}")
     title = f"{data.name}, {split}" if split else data.name
+    for name in (LATEX, PLOT):  # those of an earlier run, which this one need not have
+        (output / name).unlink(missing_ok=True)
     files.write_text(output / TABLE, markdown.markdown(title, quality, costs, resamples=resamples, notes=notes))
     if latex:
         files.write_text(output / LATEX, in_latex(title, quality, costs, resamples=resamples))
