@@ -24,7 +24,7 @@ from captioner.registry import suggestion
 M = TypeVar("M", bound=BaseModel)
 _MAX_TEXT, _MAX_VALUES, _MAX_DEPTH = 1 << 17, 10_000, 50  # bytes, values and levels of a recipe
 _UNDECODED = re.compile("[\ud800-\udfff]")  # a byte that is not UTF-8
-MOST = 1_000_000  # of anything that is held at once: more is a mistake, and would fill the memory
+MAX_NUMBER = 1_000_000  # of anything that is held at once: more is a mistake, and would fill the memory
 DEFAULT_OBJECTIVE = "cross_entropy"  # the only part whose name may be left out
 
 
@@ -51,13 +51,13 @@ def check_numbers(least: int = 1, **numbers: int) -> None:
     """Check numbers of images, threads and the like, named by their parameters.
 
     Raises:
-        ConfigError: one is less than ``least`` or more than :data:`MOST`.
+        ConfigError: one is less than ``least`` or more than :data:`MAX_NUMBER`.
     """
     for name, number in numbers.items():
         if number < least:
             raise ConfigError(f"{name}: {number} is too small; give {least} or more")
-        if number > MOST:
-            raise ConfigError(f"{name}: {number} is too large; give {MOST:,} or fewer")
+        if number > MAX_NUMBER:
+            raise ConfigError(f"{name}: {number} is too large; give {MAX_NUMBER:,} or fewer")
 
 
 @cache

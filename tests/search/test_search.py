@@ -336,7 +336,7 @@ def test_the_highest_scores_of_each_row_are_those_of_a_sort(count: int, within: 
         ("width", 1, 1000),
         ("max_words", 1, 5000),
         ("min_words", 0, None),
-        ("length_normalisation", 0, None),
+        ("length_normalisation", 0, 10),
         ("block_ngram", 0, None),
         ("n_best", 1, None),
     ],
