@@ -164,15 +164,20 @@ def _keep_brackets(part: Any) -> None:
 
 
 def _refuse_empty(parameter: Any) -> None:
-    """Refuse an empty value of an option, as a shell gives of a variable that is not set: no path is this folder."""
-    if parameter.param_type_name != "option" or "consume_value" in vars(parameter):
+    """Refuse an empty option or argument, which a shell makes of a variable that is not set: no path is this folder.
+
+    Of several arguments, the command reports those that are empty.
+    """
+    if "consume_value" in vars(parameter) or (parameter.param_type_name == "argument" and parameter.nargs != 1):
         return
     consume = parameter.consume_value
 
     def consumed(ctx: Any, options: Mapping[str, Any]) -> Any:
         given = options.get(parameter.name)
         if given == "" or (isinstance(given, list | tuple) and "" in given):
-            raise typer.BadParameter("the value is empty; give one, or leave the option out")
+            raise typer.BadParameter(
+                "the value is empty; give one" + ", or leave the option out" * (not parameter.required)
+            )
         return consume(ctx, options)
 
     parameter.consume_value = consumed

@@ -277,8 +277,13 @@ def create_app(
             "",
             lambda: batches.draw(lambda: translator(given.language)(replace(best, others=others))),
         )
-        texts = [one.translation.text if one.translation else "" for one in (found, *found.others)]
-        return TranslationsResponse(language=given.language, texts=texts)
+        made = [one.translation for one in (found, *found.others)]
+        for text, translation in zip(given.texts, made, strict=True):
+            if translation and translation.is_cut:
+                raise HTTPException(
+                    422, f"{text[:40]!r}...: is longer than the translator reads; send one sentence in each text"
+                )
+        return TranslationsResponse(language=given.language, texts=[each.text if each else "" for each in made])
 
     @app.post(
         "/sidecars",

@@ -124,6 +124,8 @@ def test_wrong_usage(find, run, model: Path, partner: Path, photos: Path, tmp_pa
     (tmp_path / "empty").mkdir()
     empty = find("a dog", tmp_path / "empty")
     assert empty.code == 1 and "no images in this folder" in empty.err
+    unset = find("a dog", "")
+    assert unset.code == 2 and "the value is empty; give one" in unset.err
     blank = find("...", photos)
     assert blank.code == 1 and blank.err.startswith("error: '...': has no words")
     several = run("find", "a dog", photos, "--model", f"{model}+{partner}")

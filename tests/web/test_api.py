@@ -113,6 +113,8 @@ def test_captions_are_translated_without_their_images(client: TestClient, transl
     for wrong in ({"language": "xx", "texts": ["a"]}, {"language": "de", "texts": []}, {"texts": ["a"]}):
         assert client.post("/translate", json=wrong).status_code == 422
     assert client.post("/translate", json={"language": "de", "texts": ["a" * 3000]}).status_code == 422
+    long = client.post("/translate", json={"language": "de", "texts": ["a dog runs .", "a dog " * 150]})
+    assert long.status_code == 422 and "is longer than the translator reads" in long.json()["detail"]
     assert client.get("/health").json()["languages"] == ["de"]
 
 
