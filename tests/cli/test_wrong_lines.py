@@ -47,8 +47,8 @@ QUICK = [
     ("caption photo.jpg -m show_tell --model=", 2, ["--model", "empty"]),
     ("attend photo.jpg -o ''", 2, ["--output", "empty"]),
     ("serve --token ''", 2, ["--token", "empty"]),
-    ("evaluate '' dataset/captions.jsonl", 1, ["name of a model is empty"]),
-    ("bulk '' -o new", 1, ["name of the source is empty"]),
+    ("evaluate '' dataset/captions.jsonl", 2, ["MODEL", "empty"]),
+    ("bulk '' -o new", 2, ["SOURCE", "empty"]),
     # Images
     ("caption nofile.jpg", 1, ["nofile.jpg", "no such file"]),
     ("caption notes.txt", 1, ["notes.txt", "not an image", "JPEG"]),
