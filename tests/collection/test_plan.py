@@ -326,3 +326,9 @@ def test_hidden_files_of_a_bucket_are_left_out(address: str) -> None:
     for name in ("a/1.jpg", "a.jpg", "._a.jpg", ".thumbs/1.jpg", "a/.b/2.jpg"):
         memory.pipe(f"/hidden/{name}", b"1")
     assert remote_names(address) == ["memory:///hidden/a/1.jpg", "memory:///hidden/a.jpg"]
+
+
+def test_an_empty_source_is_not_the_working_folder(tmp_path: Path) -> None:
+    with pytest.raises(BulkError, match="the name of the source is empty; give a folder, a file or a pattern"):
+        plan_of("", tmp_path / "out")
+    assert not (tmp_path / "out").exists()
