@@ -6,8 +6,7 @@ images. The shards ``00000.npy``, ``00001.npy`` ... hold the vectors as float16 
 an index is unfinished. It also has a checksum of every image's file, to find replaced ones.
 
 Regions also have ``00000-regions.npy`` and ``00000-flipped-regions.npy``: boxes, labels and scores (images, N, 6) as
-float32, with the label -1 where there is no region. The pooled vector is the mean over the N vectors, for regions over
-the real ones, and is not stored.
+float32, with label -1 for padding. The pooled vector is not stored: it is the mean over the N vectors, without padding.
 
 The store of an encoder with several parts holds a store for each, in folders named after the parts.
 """
@@ -134,7 +133,7 @@ class FeatureStore:
         return shard
 
     def changed(self, images: Sequence[tuple[str, Path]]) -> str | None:
-        """Describe the images whose files changed since they were encoded; return ``None`` if there are none.
+        """Describe the images that changed since they were encoded; return ``None`` if none did.
 
         Of many images, 5,000 are compared, by :func:`captioner.files.quick_checksum`. Missing images, images inside
         other files, and the images of stores that older versions made are not compared.

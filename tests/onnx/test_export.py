@@ -26,7 +26,7 @@ from captioner.model.checkpoint import save_model
 from captioner.store import CARD, CONFIG, CONSENSUS, GRAPHS, ONNX, VOCABULARY, locate, read_config, write_config
 from captioner.training.consensus import ConsensusSettings, fit_consensus
 from tests.model.test_checkpoint import older, tiny_model
-from tests.onnx.builders import VARIANTS, in_32_bits, tiny, write_images
+from tests.onnx.builders import VARIANTS, in_32_bits, tiny
 from tests.search.test_consensus import random_map
 
 for package in ("onnx", "onnxscript", "onnxruntime"):
@@ -37,11 +37,6 @@ from captioner.onnx import trace  # noqa: E402
 from captioner.onnx.agreement import Agreement  # noqa: E402
 from captioner.onnx.engine import OnnxEngine  # noqa: E402
 from captioner.onnx.export import export  # noqa: E402
-
-
-@pytest.fixture(scope="module")
-def images(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
-    return write_images(tmp_path_factory.mktemp("photos"))
 
 
 @pytest.fixture(scope="module")

@@ -20,18 +20,13 @@ from captioner.machine import backend
 from captioner.model.checkpoint import load_model, save_model
 from captioner.store import CARD, CONFIG, GRAPHS, VOCABULARY, WEIGHTS
 from tests.model.test_checkpoint import tiny_model
-from tests.onnx.builders import in_32_bits, write_images
+from tests.onnx.builders import in_32_bits
 
 for package in ("onnx", "onnxscript", "onnxruntime"):
     pytest.importorskip(package, reason=f"exporting needs {package}; pip install 'captioner[onnx]'")
 
 from captioner.onnx.engine import OnnxEngine  # noqa: E402
 from captioner.onnx.export import add_graphs  # noqa: E402
-
-
-@pytest.fixture(scope="module")
-def images(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
-    return write_images(tmp_path_factory.mktemp("photos"))
 
 
 @pytest.fixture(scope="module")
