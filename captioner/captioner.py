@@ -247,7 +247,7 @@ class Captioner:
             CaptionerError: the model does not have the requested attention, or ``images`` is a single image.
             ConfigError: a number is too small or too large.
         """
-        if isinstance(images, (str, bytes, bytearray, memoryview)):  # whose letters or bytes are no images
+        if isinstance(images, (str, bytes, bytearray, memoryview)):  # its letters or bytes are not images
             raise CaptionerError("images: this is one image, and a stream has many; give a list of it")
         check_numbers(batch_size=batch_size)
         engine = self.engine.for_attention(attention)

@@ -31,7 +31,7 @@ Example: captioner caption photo.jpg --model show_attend_tell --model transforme
 
 Example: find . -name '*.jpg' | captioner caption - --json"""
 
-RECORD = ".captioner.jsonl"  # the rows of a folder whose captions go next to or into its photos
+RECORD = ".captioner.jsonl"  # in a folder: the record of the captions in its sidecars and photos
 _MAX_COUNTED = 10_000  # names counted for the progress bar; longer lists have no total
 
 

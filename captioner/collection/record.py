@@ -324,7 +324,7 @@ def open_record(
         model: name of the captioner; all rows of a file have the same one, except the record of a folder.
         more: further columns of a table; see :func:`captioner.data.rows.columns`.
         language: into which captions are translated; images without it are captioned again.
-        folder: the folder whose record this is: the names of images are relative to it, and images captioned by
+        folder: the folder that the record belongs to, if any: image names are relative to it, and images captioned by
             another model are captioned again.
         advice: advice for a file that cannot be continued.
         overwrite: caption everything again, and replace a file of another kind.

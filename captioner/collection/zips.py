@@ -12,7 +12,7 @@ from captioner.collection.limits import BadPart, check_unpacked, too_large
 from captioner.data.find import IMAGE_EXTENSIONS, is_hidden
 from captioner.errors import first_line
 
-_MAX_MEMBERS = 4_000_000  # of a ZIP file, whose list is read into memory
+_MAX_MEMBERS = 4_000_000  # of a ZIP file; their list is read into memory
 
 
 def images_in_zip(opened: Callable[[], AbstractContextManager[Any]]) -> Iterator[tuple[str, bytes | str]]:

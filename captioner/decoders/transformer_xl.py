@@ -24,7 +24,7 @@ class TransformerXLConfig(TransformerDecoderConfig):
 
 @DECODERS.register("transformer_xl")
 class TransformerXL(Transformer):
-    """A :class:`Transformer` decoder with relative positions, whose words can attend to previous lines.
+    """The :class:`Transformer` decoder with relative positions and attention to previous lines.
 
     Section 3.3: words have no absolute positions; self-attention adds a term for the distance of two words
     (:mod:`captioner.layers.relative`). Section 3.2: the words of a line also attend to the states of previous lines,

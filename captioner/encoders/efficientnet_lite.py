@@ -4,7 +4,7 @@ EfficientNet (Tan and Le 2019, https://arxiv.org/abs/1905.11946) without squeeze
 Google's implementation has it: blocks of MobileNetV2 (Sandler 2018, https://arxiv.org/abs/1801.04381), TensorFlow's
 padding, and a stem, a head, a first and a last stage that are not scaled. Parameters have timm's names.
 
-It replaces timm's implementation, whose import takes longer than captioning an image. Its blocks can be fused
+It replaces timm's implementation, because importing timm takes longer than captioning an image. Its blocks can be fused
 (:mod:`captioner.layers.convolution`).
 """
 

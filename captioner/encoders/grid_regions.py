@@ -40,8 +40,8 @@ class GridRegionConfig(EncoderConfig):
 class StackedTransform(Transform):
     """One image at the sizes of two encoders in one array (3, S, W): each encoder gets the same input as alone.
 
-    The first transform, whose settings this class has, fills the upper part. Both parts are centred, so mirroring the
-    array mirrors both.
+    This class has the settings of the first transform, which fills the upper part. Both parts are centred, so mirroring
+    the array mirrors both.
 
     Attributes:
         second: the second encoder's transform.

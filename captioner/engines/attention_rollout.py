@@ -46,8 +46,8 @@ def check(model: CaptionModel, attention: str) -> tuple[int, int] | None:
         Block and head, counted from zero, or ``None`` if it is not a single head.
 
     Raises:
-        CaptionerError: there is no such head, the decoder is not a Transformer, or the refiner is not one
-            that ``rollout`` can trace.
+        CaptionerError: the head does not exist, the decoder is not a Transformer, or ``rollout`` cannot trace the
+            refiner.
     """
     decoder: Decoder = model.decoder
     if attention == MEAN:

@@ -116,7 +116,7 @@ def measure(
 
 
 def mean_of(name: str, each: Sequence[float]) -> Sums:
-    """Return a metric that is the mean over images, without those whose score is undefined (NaN)."""
+    """Return a metric that is the mean over images; those with an undefined score (NaN) are left out."""
     values = np.asarray(each, dtype=np.float64)
     known = np.isfinite(values)
     return Sums((name,), np.stack([np.where(known, values, 0.0), known.astype(np.float64)], axis=1), ratios)

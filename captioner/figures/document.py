@@ -59,7 +59,7 @@ def assemble_linked(
     policy: str,
     script_policy: str = "",
 ) -> str:
-    """Return a page whose style sheet and script are files next to it; see :func:`assemble`.
+    """Return a page with its style sheet and script in separate files; see :func:`assemble`.
 
     Args:
         template: file of its body.
